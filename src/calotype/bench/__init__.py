@@ -1,0 +1,1 @@
+"""Measuring calotype beside other codecs: real bytes, read back and decoded."""

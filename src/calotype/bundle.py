@@ -1,0 +1,210 @@
+"""Model files: read, check, write (SPEC.md, section 5)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calotype.coding import MAX_RADIUS, PRECISION_BITS, Table, Tables
+from calotype.container import MODEL_ID_BYTES
+from calotype.errors import InvalidModel, ModelNotFound
+
+SUFFIX = ".calomodel"
+FORMAT = 1
+LEVELS = 256
+MAX_MEMBERS = 64
+MAX_BUNDLE_BYTES = 64 << 20
+_MEMBER = re.compile(r"[a-z0-9_.-]+")
+_ARRAYS = ("tables.npy", "radii.npy", "z_offset.npy", "z_table.npy", "level_bias.npy")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself; `card` holds all of it, also what only informs."""
+
+    name: str
+    version: str
+    status: str
+    channels: int
+    y_channels: int
+    z_channels: int
+    prior_channels: int
+    steps: int
+    heads: tuple[tuple[str, str], ...]
+    preview: str
+    decoding: tuple[str, ...]
+    card: dict[str, Any]
+
+    @property
+    def step_graphs(self) -> list[str]:
+        """Names of the graphs of the prior's steps."""
+        return [f"step_{t}.onnx" for t in range(self.steps)]
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A model file in memory.
+
+    Attributes:
+        path: Where it was read from.
+        manifest: Its manifest.
+        members: Its files by name.
+    """
+
+    path: Path
+    manifest: Manifest
+    members: dict[str, bytes]
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        """The model's version."""
+        return self.manifest.version
+
+    @property
+    def status(self) -> str:
+        """`preview`: may be dropped with the next release; `stable`: decodes for ever."""
+        return self.manifest.status
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all members."""
+        return sum(map(len, self.members.values()))
+
+    @cached_property
+    def id(self) -> bytes:
+        """The 8 bytes by which files name this model: a hash of all that decoding needs, and of nothing else."""
+        lines = (f"{n} {hashlib.sha256(self.members[n]).hexdigest()}\n" for n in sorted(self.manifest.decoding))
+        return hashlib.sha256("".join(lines).encode()).digest()[:MODEL_ID_BYTES]
+
+    def _array(self, name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        try:
+            array = np.lib.format.read_array(io.BytesIO(self.members[name]), allow_pickle=False, max_header_size=512)
+        except (ValueError, EOFError, OSError) as error:
+            raise InvalidModel(f"{self.path}: {name} is not an array: {error}") from error
+        wanted = tuple(n if n >= 0 else m for n, m in zip(shape, array.shape, strict=False))
+        if array.dtype != np.dtype(dtype) or array.shape != wanted or len(shape) != array.ndim:
+            raise InvalidModel(f"{self.path}: {name} is {array.dtype}{list(array.shape)}, not {dtype}{list(shape)}")
+        return array
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The family of tables."""
+        radii = self._array("radii.npy", "<u2", (-1,)).astype(int)
+        flat = self._array("tables.npy", "<u4", (-1,))
+        sizes = 2 * radii + 2
+        if not 1 <= len(radii) <= LEVELS or radii.min() < 1 or radii.max() > MAX_RADIUS or sizes.sum() != len(flat):
+            raise InvalidModel(f"{self.path}: radii.npy and tables.npy do not fit together")
+        parts = np.split(flat, np.cumsum(sizes)[:-1])
+        if any(q.min() < 1 or int(q.sum(dtype=np.uint64)) != 1 << PRECISION_BITS for q in parts):
+            raise InvalidModel(f"{self.path}: a table in tables.npy does not sum to 2^{PRECISION_BITS} or holds a 0")
+        return Tables(tuple(Table(int(r), q) for r, q in zip(radii, parts, strict=True)))
+
+    @cached_property
+    def z_offset(self) -> NDArray[np.int16]:
+        """Offset of z's symbols, (256, k)."""
+        return self._array("z_offset.npy", "<i2", (LEVELS, self.manifest.z_channels))
+
+    @cached_property
+    def z_table(self) -> NDArray[np.uint8]:
+        """Table of z's symbols, (256, k)."""
+        table = self._array("z_table.npy", "|u1", (LEVELS, self.manifest.z_channels))
+        if table.max() >= len(self.tables.tables):
+            raise InvalidModel(f"{self.path}: z_table.npy names table {table.max()} of {len(self.tables.tables)}")
+        return table
+
+    @cached_property
+    def level_bias(self) -> NDArray[np.int16]:
+        """What the prior is told of the level, (256, p), in 1/32."""
+        return self._array("level_bias.npy", "<i2", (LEVELS, self.manifest.prior_channels))
+
+
+def _parse_manifest(path: Path, raw: bytes) -> Manifest:
+    try:
+        card = json.loads(raw)
+        if card["format"] != FORMAT:
+            raise InvalidModel(f"{path}: bundle format {card['format']}; this version knows {FORMAT}: update calotype")
+        return Manifest(
+            name=str(card["name"]),
+            version=str(card["version"]),
+            status=str(card["status"]),
+            channels=int(card["channels"]),
+            y_channels=int(card["y_channels"]),
+            z_channels=int(card["z_channels"]),
+            prior_channels=int(card["prior_channels"]),
+            steps=int(card["steps"]),
+            heads=tuple((str(h["name"]), str(h["graph"])) for h in card["heads"]),
+            preview=str(card["preview"]),
+            decoding=tuple(map(str, card["decoding"])),
+            card=card,
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InvalidModel(f"{path}: manifest.json is not a manifest: {error!r}") from error
+
+
+def _check(bundle: Bundle) -> Bundle:
+    m = bundle.manifest
+    limits = {"channels": 16, "y_channels": 1024, "z_channels": 512, "prior_channels": 1024}
+    for field, limit in limits.items():
+        if not 1 <= getattr(m, field) <= limit:
+            raise InvalidModel(f"{bundle.path}: {field} is {getattr(m, field)}, not within 1..{limit}")
+    if m.steps != 2 or m.y_channels % 2 or m.status not in ("preview", "stable") or not 1 <= len(m.heads) <= LEVELS:
+        raise InvalidModel(f"{bundle.path}: steps, y_channels, status or heads hold what this version does not know")
+    needed = {*_ARRAYS, "h_s.onnx", *m.step_graphs, *(graph for _, graph in m.heads), m.preview}
+    if set(m.decoding) != needed or not needed <= set(bundle.members):
+        raise InvalidModel(f"{bundle.path}: decoding must list just {sorted(needed)}, all of them members")
+    return bundle
+
+
+def read(path: Path) -> Bundle:
+    """Open a model file.
+
+    Raises:
+        ModelNotFound: If there is no such file.
+        InvalidModel: If it breaks a rule for bundles.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            names = [e.filename for e in entries]
+            if len(entries) > MAX_MEMBERS or len(set(names)) < len(names) or not all(map(_MEMBER.fullmatch, names)):
+                raise InvalidModel(
+                    f"{path}: more than {MAX_MEMBERS} members, or names that are not plain or stand twice"
+                )
+            if any(e.compress_type != zipfile.ZIP_STORED or e.flag_bits & 9 for e in entries):
+                raise InvalidModel(f"{path}: a member is compressed, encrypted or of undeclared size")
+            if sum(e.file_size for e in entries) > min(MAX_BUNDLE_BYTES, path.stat().st_size):
+                raise InvalidModel(f"{path}: the members are larger than the file or than {MAX_BUNDLE_BYTES} bytes")
+            members = {e.filename: archive.read(e) for e in entries}
+    except FileNotFoundError as error:
+        raise ModelNotFound(f"{path}: no such model file") from error
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as error:
+        raise InvalidModel(f"{path}: not a model file: {error}") from error
+    if "manifest.json" not in members:
+        raise InvalidModel(f"{path}: no manifest.json inside")
+    return _check(Bundle(path, _parse_manifest(path, members["manifest.json"]), members))
+
+
+def write(path: Path, members: dict[str, bytes]) -> None:
+    """Write a model file, byte for byte the same for the same members."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(members):
+            archive.writestr(zipfile.ZipInfo(name), members[name])
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_bytes(buffer.getvalue())
+    unfinished.replace(path)

@@ -1,0 +1,104 @@
+"""Many files, one after the other or side by side: a line each, a total, and an exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import typer
+from rich.progress import track
+
+from calotype.cli.console import FAILURES, STDERR, complain, say, shown
+from calotype.cli.files import Job, Plan
+from calotype.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a job made.
+
+    Attributes:
+        file_bytes: Size of the file.
+        pixels: Size of the picture.
+        seconds: How long the codec took.
+        notes: What else there is to say.
+    """
+
+    file_bytes: int
+    pixels: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def run(plan: Plan, work: Callable[[Job], Made], *, threads: int, quiet: bool) -> None:
+    """Do the work of every job and report it on stderr. A job that fails does not stop the others.
+
+    Raises:
+        typer.Exit: With status 1 if any job failed.
+    """
+    start = perf_counter()
+    done: list[Made] = []
+    for job, outcome in _progress(plan.jobs, _outcomes(plan.jobs, work, threads), quiet):
+        if isinstance(outcome, BaseException):
+            complain(shown(job.source), outcome)
+            continue
+        done.append(outcome)
+        if not quiet:
+            say(f"{shown(job.source)} -> {shown(job.target, 'stdout')}  {_facts(outcome)}")
+    failed = len(plan.jobs) - len(done)
+    if not quiet and (len(plan.jobs) != 1 or plan.skipped):
+        say(_total(done, failed, plan.skipped, perf_counter() - start))
+    if failed:
+        raise typer.Exit(1)
+
+
+def _outcomes(jobs: list[Job], work: Callable[[Job], Made], threads: int) -> Iterator[tuple[Job, Made | BaseException]]:
+    """Each job with what it made or why it failed, in order."""
+    claimed: dict[Path, Job] = {}
+    rivals = [None if job.target is None else claimed.setdefault(job.target.absolute(), job) for job in jobs]
+
+    def attempt(job: Job, first: Job | None) -> Made | BaseException:
+        if first is not None and first is not job:
+            return FileExistsError(f"{shown(job.target)} is the output of {shown(first.source)} already: use -o")
+        try:
+            return work(job)
+        except (BrokenPipeError, OptionError):  # these would come again with every file
+            raise
+        except FAILURES as error:
+            return error
+
+    if threads == 1:
+        yield from zip(jobs, map(attempt, jobs, rivals), strict=True)
+        return
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield from zip(jobs, pool.map(attempt, jobs, rivals), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _progress(
+    jobs: list[Job], outcomes: Iterator[tuple[Job, Made | BaseException]], quiet: bool
+) -> Iterator[tuple[Job, Made | BaseException]]:
+    """The same outcomes, with a bar while they come if a person watches."""
+    if quiet or len(jobs) < 2 or not sys.stderr.isatty():
+        yield from outcomes
+        return
+    yield from track(outcomes, "", total=len(jobs), console=STDERR, transient=True)
+
+
+def _facts(made: Made) -> str:
+    rate = f"{made.file_bytes:,} bytes  {8 * made.file_bytes / made.pixels:.3f} bpp"
+    speed = made.pixels / 1e6 / max(made.seconds, 1e-9)
+    return "  ".join([rate, f"{speed:.{1 if speed >= 1 else 2}f} MP/s", *made.notes])
+
+
+def _total(done: list[Made], failed: int, skipped: int, seconds: float) -> str:
+    total = f"{len(done)} file{'s' * (len(done) != 1)}"
+    if done:
+        total += f"  {_facts(Made(sum(m.file_bytes for m in done), sum(m.pixels for m in done), seconds))}"
+    return total + f"  {failed} failed" * bool(failed) + f"  {skipped} other files skipped" * bool(skipped)

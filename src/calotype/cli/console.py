@@ -1,0 +1,63 @@
+"""What is said on stderr, and tables on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from calotype.errors import CalotypeError
+
+FAILURES = (CalotypeError, OSError, MemoryError)
+"""What bad input or a bad machine can raise; anything else is a mistake in the program."""
+
+STDERR = Console(stderr=True)
+_PIPE_COLUMNS = 240
+
+
+def printable(text: str) -> str:
+    """A text without control characters, which could steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def shown(path: Path | None, standard: str = "stdin") -> str:
+    """A path as it is shown; None is a standard stream."""
+    return standard if path is None else printable(str(path))
+
+
+def say(line: str) -> None:
+    """Print a line on stderr as it is, however long."""
+    STDERR.out(line, highlight=False)
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line, without numbers or quotes."""
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return printable(" ".join(text.split()))
+
+
+def complain(name: str, error: BaseException) -> None:
+    """Print on stderr what went wrong with a file."""
+    text = describe(error)
+    say(f"calotype: error: {text if text.startswith(name) else f'{name}: {text}'}")
+
+
+def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> None:
+    """Print rows of equal length in columns on stdout."""
+    console = Console()
+    if not sys.stdout.isatty():
+        console.width = _PIPE_COLUMNS
+    table = Table(box=None, show_header=bool(header), pad_edge=False, padding=(0, 2, 0, 0))
+    for name in header or rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console.print(table)

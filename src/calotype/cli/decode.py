@@ -1,0 +1,77 @@
+"""`calotype decode`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated
+
+import typer
+from PIL import Image
+
+import calotype
+from calotype import library
+from calotype.cli import batch, files, pictures
+from calotype.cli.pictures import FORMATS
+from calotype.codec import MAX_PIXELS
+
+
+def decode(
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help=".calo files; folders with -r; - for stdin.")],
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="A file; a folder for several inputs; - for stdout.")
+    ] = None,
+    format: Annotated[  # noqa: A002
+        str | None, typer.Option("--format", help="png, webp, jpg, tiff, avif, jp2, bmp, ppm or tga; png by default.")
+    ] = None,
+    recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Walk through folders; mirror them.")] = False,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Files to work on at a time.")] = 1,
+    max_pixels: Annotated[int, typer.Option(min=0, help="Refuse larger pictures; 0 is no limit.")] = MAX_PIXELS,
+    model: Annotated[
+        str | None,
+        typer.Option("-m", "--model", metavar="NAME|PATH", help="Use this model, installed or not."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+) -> None:
+    """Decode .calo files to pictures in an ordinary format.
+
+    `calotype decode photo.calo` writes photo.png; `calotype decode photo.calo photo.jpg` names the output.
+    """
+    if output is None and len(inputs) == 2 and not inputs[1].lower().endswith(".calo"):
+        output = inputs.pop()
+    suffix = _suffix(format, output)
+    plan = files.plan(inputs, output, f".{suffix}", recursive=recursive, wanted=_is_calo)
+    bundle = None if model is None else library.find(model)
+    decoder = partial(calotype.decode, max_pixels=max_pixels or None, model=bundle)
+    work = partial(_decode, decoder=decoder, target=FORMATS[suffix], overwrite=overwrite)
+    batch.run(plan, work, threads=jobs, quiet=quiet)
+
+
+def _is_calo(path: Path) -> bool:
+    return path.suffix.lower() == ".calo"
+
+
+def _suffix(chosen: str | None, output: str | None) -> str:
+    """The format to write, as one of the names in FORMATS: the chosen one, else that of the output, else png."""
+    if chosen is None and (output is None or output.endswith("/") or Path(output).is_dir()):
+        return "png"
+    suffix = (Path(output or "").suffix if chosen is None else chosen).lower().removeprefix(".") or "png"
+    if suffix not in FORMATS:
+        raise typer.BadParameter(f"{suffix!r} is not a format to write; choose --format of {', '.join(FORMATS)}")
+    return suffix
+
+
+def _decode(
+    job: files.Job, *, decoder: Callable[[bytes], Image.Image], target: pictures.Format, overwrite: bool
+) -> batch.Made:
+    data = files.read_calo(job.source)
+    files.check_target(job, overwrite=overwrite)
+    start = perf_counter()
+    image = decoder(data)
+    seconds = perf_counter() - start
+    picture = pictures.save(image, target)
+    files.write(job, picture)
+    return batch.Made(len(picture), image.width * image.height, seconds)

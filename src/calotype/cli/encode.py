@@ -1,0 +1,127 @@
+"""`calotype encode`."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter
+from typing import Annotated
+
+import numpy as np
+import typer
+from PIL import Image
+
+import calotype
+from calotype import Bundle, library
+from calotype.cli import batch, files, pictures
+from calotype.cli.console import say
+from calotype.codec import DEFAULT_EFFORT, DEFAULT_QUALITY
+from calotype.errors import CalotypeError, InputError
+from calotype.pixels import from_array, from_image
+
+_UNITS = {"": 1, "k": 1000, "m": 1_000_000}
+
+
+def _parse_size(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmKM]?)", text)
+    if match is None or (size := round(float(match[1]) * _UNITS[match[2].lower()])) < 1:
+        raise typer.BadParameter(f"{text!r} is not a number of bytes such as 48213, 20k or 1.5M")
+    return size
+
+
+def _refuse_together(**options: object) -> None:
+    given = [f"--{name}" for name, value in options.items() if value is not None and value is not False]
+    if len(given) > 1:
+        raise typer.BadParameter(f"{' and '.join(given)} exclude each other")
+
+
+def encode(
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Pictures; folders with -r; - for stdin.")],
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="A file; a folder for several inputs; - for stdout.")
+    ] = None,
+    quality: Annotated[
+        float | None,
+        typer.Option("-q", "--quality", min=0, max=100, help=f"Higher is better; {DEFAULT_QUALITY:g} by default."),
+    ] = None,
+    bpp: Annotated[float | None, typer.Option(min=0, help="Bits per pixel to aim at.")] = None,
+    size: Annotated[
+        int | None, typer.Option(parser=_parse_size, metavar="BYTES", help="File size to stay under, as 20k or 1.5M.")
+    ] = None,
+    psnr: Annotated[float | None, typer.Option(min=0, help="Fidelity to reach, in dB.")] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit of every pixel.")] = False,
+    effort: Annotated[
+        int, typer.Option("-e", "--effort", min=1, max=9, help="More is slower, smaller.")
+    ] = DEFAULT_EFFORT,
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", metavar="NAME|PATH", help="An installed model, or a model file.")
+    ] = None,
+    recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Walk through folders; mirror them.")] = False,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Files to work on at a time.")] = 1,
+    verify: Annotated[bool, typer.Option("--verify", help="Decode each file again; say its PSNR.")] = False,
+    strip: Annotated[bool, typer.Option("--strip", help="Leave EXIF, ICC and XMP out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+) -> None:
+    """Encode pictures as .calo files.
+
+    `calotype encode photo.png` writes photo.calo; `calotype encode photo.png small.calo` names the output.
+    """
+    _refuse_together(quality=quality, bpp=bpp, size=size, psnr=psnr, lossless=lossless)
+    _refuse_together(model=model, lossless=lossless)
+    if output is None and len(inputs) == 2 and inputs[1].endswith(".calo"):
+        output = inputs.pop()
+    plan = files.plan(inputs, output, ".calo", recursive=recursive, wanted=pictures.is_picture)
+    bundle = None if lossless else library.find(model)
+    if bundle is not None and bundle.status == "preview" and not quiet:
+        say(f"calotype: note: model {bundle.name} is a preview: its files may not decode after the next release")
+    rate = {"quality": quality, "bpp": bpp, "size": size, "psnr": psnr, "lossless": lossless}
+    encoder = partial(calotype.encode, **rate, effort=effort, model=bundle, strip=strip)
+    verifier = partial(_verify, model=bundle, strip=strip, lossless=lossless) if verify else None
+    work = partial(_encode, encoder=encoder, verifier=verifier, lossless=lossless, overwrite=overwrite)
+    batch.run(plan, work, threads=jobs, quiet=quiet)
+
+
+def _encode(
+    job: files.Job,
+    *,
+    encoder: Callable[[Image.Image], bytes],
+    verifier: Callable[[bytes, Image.Image], str] | None,
+    lossless: bool,
+    overwrite: bool,
+) -> batch.Made:
+    files.check_target(job, overwrite=overwrite)
+    with files.opened(job.source) as stream:
+        image, cut = pictures.read(stream)
+        if cut and lossless:
+            raise InputError("16-bit colour, which Pillow reads as 8 bits: --lossless cannot keep it")
+        start = perf_counter()
+        data = encoder(image)
+        seconds = perf_counter() - start
+        notes = [verifier(data, image)] if verifier is not None else []
+        if len(data) > stream.seek(0, os.SEEK_END):
+            notes.append("larger than the input")
+    if cut:
+        notes.append("16-bit colour read as 8 bits")
+    files.write(job, data)
+    return batch.Made(len(data), image.width * image.height, seconds, tuple(notes))
+
+
+def _verify(data: bytes, image: Image.Image, *, model: Bundle | None, strip: bool, lossless: bool) -> str:
+    """Decode an encoded picture and say how near it comes.
+
+    Raises:
+        CalotypeError: If it is not what was encoded.
+    """
+    wanted = from_image(image, strip=strip)
+    got = from_array(calotype.decode_array(data, max_pixels=None, model=model))
+    a, b = wanted.samples, got.samples
+    same_form = a.shape == b.shape and a.dtype == b.dtype
+    same_alpha = np.array_equal(np.asarray(wanted.alpha), np.asarray(got.alpha))
+    if not (same_form and same_alpha) or (lossless and not np.array_equal(a, b)):
+        raise CalotypeError("does not decode to what was encoded: nothing is written")
+    error = float(np.square(np.subtract(a, b, dtype=np.float32)).mean(dtype=np.float64))
+    return "exact" if error == 0 else f"{10 * math.log10(np.iinfo(a.dtype).max ** 2 / error):.2f} dB"

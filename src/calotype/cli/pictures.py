@@ -1,0 +1,136 @@
+"""Pictures in the formats that Pillow knows: read from any of them, written to those that hold one faithfully."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import Image, ImageOps, PngImagePlugin
+
+from calotype.errors import InputError
+
+_NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG", "PDF"}
+"""Formats whose suffixes Pillow registers but whose pictures it cannot read by itself."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format to write.
+
+    Attributes:
+        name: Pillow's name for it.
+        modes: The modes that it holds without loss of bits or of alpha.
+        metadata: Whether it holds EXIF, ICC and XMP.
+        options: What Pillow is told when it saves.
+    """
+
+    name: str
+    modes: frozenset[str] = frozenset({"L", "RGB"})
+    metadata: bool = False
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+_ALPHA = frozenset({"L", "RGB", "LA", "RGBA"})
+_ALL = _ALPHA | {"I;16"}
+_JPEG = Format("JPEG", metadata=True, options={"quality": 95, "subsampling": "4:4:4"})
+_TIFF = Format("TIFF", _ALL, metadata=True, options={"compression": "tiff_adobe_deflate"})
+_PPM = Format("PPM", frozenset({"L", "RGB", "I;16"}))
+FORMATS = {
+    "png": Format("PNG", _ALL, metadata=True),
+    "webp": Format("WEBP", _ALPHA, metadata=True, options={"lossless": True, "exact": True}),
+    "jpg": _JPEG,
+    "jpeg": _JPEG,
+    "tiff": _TIFF,
+    "tif": _TIFF,
+    "avif": Format("AVIF", _ALPHA, metadata=True, options={"quality": 95, "subsampling": "4:4:4"}),
+    "jp2": Format("JPEG2000", _ALL),
+    "bmp": Format("BMP"),
+    "ppm": _PPM,
+    "pgm": _PPM,
+    "tga": Format("TGA", _ALPHA),
+}
+"""Formats to write, by suffix."""
+
+_XMP_TAG = 700
+_TIFF_LAYOUT = {*range(254, 260), 262, 266, 273, *range(277, 282), 284, *range(317, 326), 330, 338, 339, 347, _XMP_TAG}
+"""TIFF tags of how pixels are stored; EXIF that came from another TIFF may hold them."""
+
+_POINTERS = {34665, 34853}
+"""TIFF tags of EXIF's inner directories, which libtiff does not write; Pillow does, in files that are not compressed."""
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file's suffix is that of a picture that Pillow reads."""
+    name = Image.registered_extensions().get(path.suffix.lower())
+    return name in Image.OPEN and name not in _NO_PICTURES
+
+
+def read(stream: BinaryIO) -> tuple[Image.Image, bool]:
+    """The picture of a file, and whether Pillow cut its samples from 16 bits to 8, as it does for all but plain grey.
+
+    Raises:
+        InputError: If Pillow cannot read it.
+    """
+    try:
+        image = Image.open(stream)
+        cut = not image.mode.startswith("I") and any(";16" in str(tile.args) for tile in image.tile)
+        image.load()
+    except Image.UnidentifiedImageError as error:
+        raise InputError("not a picture that Pillow knows") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a plugin raises on broken input
+        raise InputError(f"the picture cannot be read: {error or type(error).__name__}") from error
+    return image, cut
+
+
+def save(image: Image.Image, target: Format) -> bytes:
+    """A picture as a file of another format, with its metadata if the format holds any.
+
+    Raises:
+        InputError: If the format does not hold the picture.
+    """
+    buffer = io.BytesIO()
+    try:
+        image = _fit(image, target)
+        metadata = _metadata(image, target) if target.metadata else {}
+        image.save(buffer, target.name, **(target.options | metadata))
+    except (MemoryError, InputError):
+        raise
+    except Exception as error:  # whatever a plugin raises, such as over the size limits of its format
+        raise InputError(f"cannot be written as {target.name}: {error}") from error
+    return buffer.getvalue()
+
+
+def _fit(image: Image.Image, target: Format) -> Image.Image:
+    if not target.metadata:
+        image = ImageOps.exif_transpose(image)
+    if image.mode in target.modes:
+        return image
+    if image.mode == "I;16":
+        raise InputError(f"{target.name} does not hold 16 bits a sample: use png or tiff")
+    if image.getchannel("A").getextrema() != (255, 255):
+        raise InputError(f"{target.name} does not hold transparency: use png or webp")
+    return image.convert("L" if image.mode == "LA" else "RGB")
+
+
+def _metadata(image: Image.Image, target: Format) -> dict[str, Any]:
+    """Options of `save` that pass the metadata on."""
+    options = {name: image.info[name] for name in ("exif", "icc_profile", "xmp") if image.info.get(name)}
+    xmp: bytes | None = options.get("xmp")
+    if target.name == "PNG" and xmp:
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp)
+    elif target.name == "TIFF":
+        exif = Image.Exif()
+        exif.load(options.get("exif", b""))
+        for tag in _TIFF_LAYOUT & set(exif):
+            del exif[tag]
+        if xmp:
+            exif[_XMP_TAG] = xmp
+        options["exif"] = exif
+        if _POINTERS & set(exif):
+            options["compression"] = "raw"
+    return options

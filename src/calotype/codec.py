@@ -1,0 +1,245 @@
+"""The library's functions: encode, decode, info, latents, models."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from calotype import container, library, pixels
+from calotype.bundle import Bundle
+from calotype.container import TOP_LEVEL, Header
+from calotype.decoder import develop, tile_latents
+from calotype.encoder import PictureCoder, encode_lossless, or_lossless
+from calotype.errors import InputError, ModelNotFound, OptionError, UnsupportedFile
+from calotype.pixels import Picture, Samples
+from calotype.prior import Latents
+from calotype.rate import reaching_psnr, within_size
+from calotype.runtime import Runtime
+
+MAX_PIXELS = 1 << 28
+DEFAULT_QUALITY = 60.0
+DEFAULT_EFFORT = 2
+EFFORTS = range(1, 10)
+RATES = {"quality": (0, 100), "bpp": (1e-4, 1e3), "size": (1, 1 << 40), "psnr": (1, 200)}
+
+Images = Image.Image | NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a file says of itself, without decoding it.
+
+    Attributes:
+        level: 0..255, None for a picture stored losslessly; so are head and model.
+        model_id: 16 hex digits, empty for a picture stored losslessly.
+        model_name: Name of the model, None if it is not installed.
+        metadata: Bytes of each metadata block: exif, icc, xmp.
+    """
+
+    width: int
+    height: int
+    channels: int
+    has_alpha: bool
+    depth: int
+    lossless: bool
+    level: int | None
+    model_id: str
+    model_name: str | None
+    head: str | None
+    tile_px: int
+    tiles: int
+    file_bytes: int
+    bpp: float
+    metadata: dict[str, int]
+
+
+@cache
+def runtime_of(bundle: Bundle) -> Runtime:
+    """The networks of a bundle, shared by all calls."""
+    return Runtime(bundle)
+
+
+def level_of(quality: float) -> int:
+    """The level of a quality 0..100."""
+    return round(quality * TOP_LEVEL / 100)
+
+
+def _from_any(image: Images, *, strip: bool) -> Picture:
+    if isinstance(image, Image.Image):
+        return pixels.from_image(image, strip=strip)
+    if isinstance(image, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return pixels.from_array(image)
+    raise InputError(f"a {type(image).__name__} is not a picture; give a PIL image or a numpy array")
+
+
+def _checked_rate(rates: dict[str, float | None], *, lossless: bool, effort: int) -> tuple[str, float]:
+    """The one rate option that is given, checked; quality if none is."""
+    given = [name for name, value in rates.items() if value is not None]
+    if len(given) + lossless > 1:
+        raise OptionError(f"{' and '.join([*given, *['lossless'] * lossless])} are given; they exclude each other")
+    if effort not in EFFORTS:
+        raise OptionError(f"effort {effort!r} is not within {EFFORTS[0]}..{EFFORTS[-1]}")
+    name = given[0] if given else "quality"
+    value = rates[name] if given else DEFAULT_QUALITY
+    low, high = RATES[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise OptionError(f"{name} {value!r} is not a number within {low}..{high}")
+    return name, value
+
+
+def encode(
+    image: Images,
+    *,
+    quality: float | None = None,
+    bpp: float | None = None,
+    size: int | None = None,
+    psnr: float | None = None,
+    lossless: bool = False,
+    effort: int = DEFAULT_EFFORT,
+    model: Bundle | str | Path | None = None,
+    strip: bool = False,
+) -> bytes:
+    """Encode a picture as `.calo` bytes.
+
+    A small or flat picture (an icon, a screenshot) is stored losslessly where that takes no more bytes, or where the
+    model does badly on it and lossless takes at most three times the bytes.
+
+    Args:
+        image: A PIL image, or an array (h, w) or (h, w, 1-4) of uint8 or uint16.
+        quality: 0 (smallest) to 100 (best); 60 if no rate is given. At most one of the rates may be given.
+        bpp: Bits of the file per pixel, at most.
+        size: Bytes of the file, at most.
+        psnr: Decibels, at least.
+        lossless: Keep every sample.
+        effort: 1 (fastest) to 9 (smallest). 1 rounds; from 2 on symbols are chosen by rate and distortion. Lossless
+            pictures use efforts up to 6.
+        model: Name or path of a model, or the model itself; `photo` if not given.
+        strip: Drop EXIF, ICC and XMP, and apply the orientation.
+
+    Raises:
+        InputError: If the picture cannot be encoded, or the rate not be met.
+        OptionError: If an option is out of range or options exclude each other.
+        ModelError: If the model cannot be used.
+    """
+    rates = {"quality": quality, "bpp": bpp, "size": size, "psnr": psnr}
+    name, value = _checked_rate(rates, lossless=lossless, effort=effort)
+    picture = _from_any(image, strip=strip)
+    if lossless:
+        return encode_lossless(picture, effort)
+    coder = PictureCoder.of(picture, runtime_of(library.find(model)), effort)
+    if name == "quality":
+        return or_lossless(coder, coder.at_level(level_of(value)), may_grow=True)
+    if name == "psnr":
+        return or_lossless(coder, reaching_psnr(coder, value), may_grow=False)
+    pixel_count = picture.samples.shape[0] * picture.samples.shape[1]
+    return or_lossless(
+        coder, within_size(coder, int(value if name == "size" else value * pixel_count / 8)), may_grow=False
+    )
+
+
+def _bundle_for(header: Header, model: Bundle | str | Path | None) -> Bundle:
+    assert header.coding is not None
+    given = None if model is None else library.find(model)
+    bundle = library.find_id(header.coding.model_id, given)
+    manifest = bundle.manifest
+    if header.coding.head >= len(manifest.heads) or header.channels not in (1, manifest.channels):
+        raise UnsupportedFile(
+            f"the model {bundle.name} has no head {header.coding.head} for {header.channels} channels"
+        )
+    return bundle
+
+
+def _decode(data: bytes, max_pixels: int | None, model: Bundle | str | Path | None) -> Picture:
+    whole = container.unpack(data, max_pixels)
+    runtime = None if whole.header.coding is None else runtime_of(_bundle_for(whole.header, model))
+    return develop(whole, runtime)
+
+
+def decode_array(
+    data: bytes, *, max_pixels: int | None = MAX_PIXELS, model: Bundle | str | Path | None = None
+) -> Samples:
+    """Decode `.calo` bytes to an array (h, w) or (h, w, c), uint8 or uint16, alpha last. Arguments as of `decode`."""
+    return pixels.to_array(_decode(data, max_pixels, model))
+
+
+def decode(
+    data: bytes, *, max_pixels: int | None = MAX_PIXELS, model: Bundle | str | Path | None = None
+) -> Image.Image:
+    """Decode `.calo` bytes to a PIL image, with `exif`, `icc_profile` and `xmp` in its `info`.
+
+    Args:
+        data: A whole file.
+        max_pixels: Refuse pictures of more pixels; None for no limit.
+        model: The model to use if it is not installed.
+
+    Raises:
+        FormatError: If the bytes are not a sound `.calo` file, or over the limit.
+        InexactRuntime: If this machine's runtime does not compute the prior exactly.
+        ModelNotFound: If the file's model is not installed.
+    """
+    return pixels.to_image(_decode(data, max_pixels, model))
+
+
+def latents(
+    image_or_data: Images | bytes, *, quality: float = DEFAULT_QUALITY, model: Bundle | str | Path | None = None
+) -> list[Latents]:
+    """The latents of each tile, in raster order: of a file's bytes, or of a picture as it would be encoded.
+
+    Raises:
+        InputError: If the file is stored losslessly, so has none.
+    """
+    if isinstance(image_or_data, bytes):
+        data = image_or_data
+    else:
+        picture = _from_any(image_or_data, strip=True)
+        data = PictureCoder.of(picture, runtime_of(library.find(model)), DEFAULT_EFFORT).at_level(level_of(quality))
+    whole = container.unpack(data, MAX_PIXELS)
+    if whole.header.coding is None:
+        raise InputError("the file is stored losslessly: it has no latents")
+    return tile_latents(whole, runtime_of(_bundle_for(whole.header, model)), whole.header.coding)
+
+
+def info(data: bytes) -> Info:
+    """What a file says of itself; checks every checksum, decodes nothing.
+
+    Raises:
+        FormatError: If the bytes are not a sound `.calo` file.
+    """
+    whole = container.unpack(data)
+    header, coding = whole.header, whole.header.coding
+    bundle = None
+    if coding is not None:
+        with suppress(ModelNotFound):
+            bundle = library.find_id(coding.model_id)
+    head = None
+    if coding is not None:
+        known = bundle is not None and coding.head < len(bundle.manifest.heads)
+        head = bundle.manifest.heads[coding.head][0] if bundle is not None and known else str(coding.head)
+    return Info(
+        width=header.width,
+        height=header.height,
+        channels=header.channels,
+        has_alpha=header.alpha,
+        depth=header.depth,
+        lossless=coding is None,
+        level=None if coding is None else coding.level,
+        model_id="" if coding is None else coding.model_id.hex(),
+        model_name=None if bundle is None else bundle.name,
+        head=head,
+        tile_px=header.tile_px,
+        tiles=header.tile_count,
+        file_bytes=len(data),
+        bpp=8 * len(data) / (header.width * header.height),
+        metadata={kind.name.lower(): len(block) for kind, block in whole.metadata.items()},
+    )
+
+
+def models() -> list[Bundle]:
+    """The installed models."""
+    return list(library.installed())

@@ -1,0 +1,136 @@
+"""Symbols and integer tables <-> rANS words (SPEC.md, section 4). The only place that knows constriction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
+from numpy.typing import NDArray
+
+from calotype.errors import DamagedFile
+
+PRECISION_BITS = 24
+SYMBOL_LIMIT = 32767
+ESCAPE_VALUES = 1 << 16
+MAX_RADIUS = 4095
+
+IntArray = NDArray[np.int32]
+_ESCAPE: Any = stream.model.Uniform(ESCAPE_VALUES)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Frequencies of the symbols -radius..radius and, last, of the escape; they sum to 2^24."""
+
+    radius: int
+    frequencies: NDArray[np.uint32]
+
+    @cached_property
+    def model(self) -> Any:
+        """The same frequencies for constriction, which keeps q as it is if given q - 1 and the q sum to 2^24."""
+        return stream.model.Categorical((self.frequencies - 1).astype(np.float64), perfect=False)
+
+    @cached_property
+    def cost_bits(self) -> NDArray[np.float32]:
+        """What each symbol costs, and last an escape with its value."""
+        cost = PRECISION_BITS - np.log2(self.frequencies.astype(np.float64))
+        cost[-1] += np.log2(ESCAPE_VALUES)
+        return cost.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The family of tables of a model, indexed by integers."""
+
+    tables: tuple[Table, ...]
+
+    @cached_property
+    def radii(self) -> IntArray:
+        """The radius of each table."""
+        return np.array([t.radius for t in self.tables], np.int32)
+
+    @cached_property
+    def _cost_starts(self) -> IntArray:
+        sizes = [len(t.cost_bits) for t in self.tables]
+        return np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
+
+    @cached_property
+    def _costs(self) -> NDArray[np.float32]:
+        return np.concatenate([t.cost_bits for t in self.tables])
+
+    def cost_bits(self, symbols: IntArray, index: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What each symbol costs in its table, in bits."""
+        radius = self.radii[index]
+        place = np.where(np.abs(symbols) <= radius, symbols + radius, 2 * radius + 1)
+        return self._costs[self._cost_starts[index] + place]
+
+
+def _groups(index: NDArray[np.uint8]) -> tuple[NDArray[np.intp], list[tuple[int, int, int]]]:
+    """The stable order by table, and (table, start, stop) of each group in it."""
+    order = np.argsort(index, kind="stable")
+    counts = np.bincount(index, minlength=1)
+    stops = np.cumsum(counts)
+    return order, [(int(t), int(stops[t] - counts[t]), int(stops[t])) for t in np.flatnonzero(counts)]
+
+
+class Encoder:
+    """A stack of words: what is pushed first is popped last."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        self._coder = stream.stack.AnsCoder()
+
+    def push(self, symbols: IntArray, index: NDArray[np.uint8]) -> None:
+        """Push symbols (n,) within +-32767 under tables index (n,)."""
+        order, groups = _groups(index)
+        ordered = symbols[order]
+        for t, start, stop in reversed(groups):
+            table, part = self.tables.tables[t], ordered[start:stop]
+            escaped = np.abs(part) > table.radius
+            if escaped.any():
+                self._coder.encode_reverse(part[escaped] + (SYMBOL_LIMIT + 1), _ESCAPE)
+            places = np.where(escaped, 2 * table.radius + 1, part + table.radius).astype(np.int32)
+            self._coder.encode_reverse(places, table.model)
+
+    def words(self) -> bytes:
+        """All words, little-endian."""
+        return self._coder.get_compressed().astype("<u4").tobytes()
+
+
+class Decoder:
+    """Pops what an Encoder pushed, last first."""
+
+    def __init__(self, tables: Tables, words: bytes | memoryview) -> None:
+        if len(words) % 4:
+            raise DamagedFile(f"{len(words)} bytes of words are not a multiple of 4")
+        array = np.frombuffer(words, "<u4").astype(np.uint32)
+        if array.size and array[-1] == 0:
+            raise DamagedFile("the last word is 0")
+        self.tables = tables
+        self._coder = stream.stack.AnsCoder(array)
+
+    def pop(self, index: NDArray[np.uint8]) -> IntArray:
+        """Pop the symbols (n,) that were pushed under tables index (n,)."""
+        order, groups = _groups(index)
+        ordered = np.empty(len(index), np.int32)
+        for t, start, stop in groups:
+            table = self.tables.tables[t]
+            part = self._coder.decode(table.model, stop - start) - table.radius
+            escaped = part > table.radius
+            if escaped.any():
+                values = self._coder.decode(_ESCAPE, int(escaped.sum())) - (SYMBOL_LIMIT + 1)
+                if (np.abs(values) <= table.radius).any() or values.min() < -SYMBOL_LIMIT:
+                    raise DamagedFile("an escape stands for a symbol that needs none")
+                part[escaped] = values
+            ordered[start:stop] = part
+        symbols = np.empty_like(ordered)
+        symbols[order] = ordered
+        return symbols
+
+    def finish(self) -> None:
+        """Check that the coder ends where it began."""
+        if not self._coder.is_empty():
+            raise DamagedFile("the rANS state does not end where it began")

@@ -1,0 +1,346 @@
+"""Bytes <-> header and chunks (SPEC.md, section 1). Knows nothing of pictures or models."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from calotype.errors import DamagedFile, InputError, LimitExceeded, NotCalotype, UnsupportedFile
+
+MAGIC = b"\xca\x10\r\n"
+VERSION = 1
+MAX_SIDE_PX = (1 << 24) - 1
+MAX_PAYLOAD_BYTES = 1 << 30
+MAX_METADATA_BYTES = 1 << 24
+MAX_TILE_UNITS = 16
+TILE_UNIT_PX = 64
+MODEL_ID_BYTES = 8
+TOP_LEVEL = 255
+SRGB = (1, 13, 0, 1)
+LEAST_TILE_BYTES = 7
+
+_LOSSLESS, _ALPHA, _COLOUR = 1, 2, 4
+_LAST, _ANCILLARY, _KIND = 0x80, 0x40, 0x3F
+_INDEX, _TILE = 1, 2
+
+
+class Metadata(IntEnum):
+    """Kinds of ancillary chunks."""
+
+    EXIF = 1
+    ICC = 2
+    XMP = 3
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How the tiles of a file that is not lossless are coded: by which model, for which head, at which level."""
+
+    model_id: bytes
+    head: int
+    level: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its picture.
+
+    Attributes:
+        width: Pixels, 1 to 2^24 - 1.
+        height: Pixels, 1 to 2^24 - 1.
+        channels: Colour channels, 1 to 16; alpha is not counted.
+        depth: Bits of a sample, 8 or 16.
+        alpha: Whether each tile carries alpha as well.
+        tile_px: Side of a tile, a multiple of 64 up to 1024.
+        coding: The model and its level, or None if the picture is stored losslessly.
+        cicp: Colour code points of ITU-T H.273: primaries, transfer, matrix, full range.
+    """
+
+    width: int
+    height: int
+    channels: int
+    depth: int
+    alpha: bool
+    tile_px: int
+    coding: Coding | None
+    cicp: tuple[int, int, int, int] = SRGB
+
+    @property
+    def tile_rows(self) -> int:
+        """Tiles from top to bottom."""
+        return -(-self.height // self.tile_px)
+
+    @property
+    def tile_columns(self) -> int:
+        """Tiles from left to right."""
+        return -(-self.width // self.tile_px)
+
+    @property
+    def tile_count(self) -> int:
+        """Tiles in all."""
+        return self.tile_rows * self.tile_columns
+
+
+@dataclass(frozen=True)
+class Container:
+    """A file taken apart. Every chunk's checksum held; payloads are views into the file's bytes."""
+
+    header: Header
+    metadata: dict[Metadata, bytes]
+    tiles: tuple[memoryview, ...]
+
+
+_KNOWN_METADATA = frozenset(map(int, Metadata))
+
+
+def pack_varint(value: int) -> bytes:
+    """An unsigned LEB128 number."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+class Reader:
+    """A cursor over bytes that never reads beyond their end."""
+
+    def __init__(self, data: bytes | memoryview, at: int = 0) -> None:
+        self.data, self.at = memoryview(data), at
+
+    @property
+    def left(self) -> int:
+        """Bytes that are left."""
+        return len(self.data) - self.at
+
+    def take(self, size: int, what: str) -> memoryview:
+        """The next bytes."""
+        if size > self.left:
+            raise DamagedFile(f"{what} needs {size} bytes at offset {self.at}, {self.left} are left: the file is cut")
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def u8(self, what: str) -> int:
+        """One byte."""
+        return self.take(1, what)[0]
+
+    def u32(self, what: str) -> int:
+        """Four bytes."""
+        return int(struct.unpack("<I", self.take(4, what))[0])
+
+    def varint(self, what: str) -> int:
+        """An unsigned LEB128 number of at most five bytes, as short as possible."""
+        value = 0
+        for shift in range(0, 35, 7):
+            byte = self.u8(what)
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if byte == 0 and shift:
+                    raise DamagedFile(f"{what} is written longer than needed")
+                return value
+        raise DamagedFile(f"{what} does not end within five bytes")
+
+
+def _pack_header(header: Header) -> bytes:
+    coded, coloured = header.coding is not None, header.cicp != SRGB
+    flags = (0 if coded else _LOSSLESS) | (_ALPHA if header.alpha else 0) | (_COLOUR if coloured else 0)
+    out = MAGIC + bytes([VERSION, flags]) + pack_varint(header.width) + pack_varint(header.height)
+    out += bytes([(header.depth - 1) << 4 | (header.channels - 1), 0, header.tile_px // TILE_UNIT_PX])
+    if header.coding is not None:
+        out += header.coding.model_id + bytes([header.coding.head, header.coding.level])
+    if coloured:
+        out += bytes(header.cicp)
+    return out + struct.pack("<I", zlib.crc32(out))
+
+
+def _side_px(reader: Reader, what: str) -> int:
+    side = reader.varint(what)
+    if not 1 <= side <= MAX_SIDE_PX:
+        raise DamagedFile(f"{what} is {side}, not within 1..{MAX_SIDE_PX}")
+    return side
+
+
+def _unpack_header(reader: Reader) -> tuple[Header, int]:
+    """The header and its crc. The crc is checked before any field is judged, so that damage is called damage."""
+    if bytes(reader.data[: len(MAGIC)]) != MAGIC:
+        raise NotCalotype(f"not a calotype file: it does not begin with {MAGIC.hex(' ')}")
+    reader.take(len(MAGIC), "magic")
+    if (version := reader.u8("version")) != VERSION:
+        raise UnsupportedFile(f"format version {version}; this reader knows version {VERSION}: update calotype")
+    flags = reader.u8("flags")
+    width, height = _side_px(reader, "width"), _side_px(reader, "height")
+    samples, mapping, tile_units = reader.take(3, "sample description")
+    coding = None
+    if not flags & _LOSSLESS:
+        model_id = bytes(reader.take(MODEL_ID_BYTES, "model id"))
+        coding = Coding(model_id, reader.u8("head"), reader.u8("level"))
+    cicp = SRGB
+    if flags & _COLOUR:
+        primaries, transfer, matrix, full_range = reader.take(4, "colour")
+        cicp = (primaries, transfer, matrix, full_range)
+    end = reader.at
+    crc = reader.u32("header checksum")
+    if crc != zlib.crc32(reader.data[:end]):
+        raise DamagedFile("the header's checksum does not hold: the file was changed")
+    channels, depth = (samples & 15) + 1, (samples >> 4) + 1
+    if flags >> 3 or mapping or depth not in (8, 16) or cicp[2:] != (0, 1):
+        raise UnsupportedFile(f"flags {flags}, mapping {mapping}, depth {depth}, colour {cicp}: update calotype")
+    if not 1 <= tile_units <= MAX_TILE_UNITS:
+        raise DamagedFile(f"tile is {tile_units}, not within 1..{MAX_TILE_UNITS}")
+    alpha = bool(flags & _ALPHA)
+    return Header(width, height, channels, depth, alpha, tile_units * TILE_UNIT_PX, coding, cicp), crc
+
+
+def _chunk(kind: int, payload: bytes, header_crc: int, ordinal: int) -> bytes:
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise InputError(f"a chunk of {len(payload)} bytes; the format holds at most {MAX_PAYLOAD_BYTES}")
+    body = bytes([kind]) + pack_varint(len(payload)) + payload
+    return body + struct.pack("<I", _chunk_crc(body, header_crc, ordinal))
+
+
+def _chunk_crc(body: bytes | memoryview, header_crc: int, ordinal: int) -> int:
+    return zlib.crc32(body, zlib.crc32(struct.pack("<II", header_crc, ordinal)))
+
+
+def pack(header: Header, metadata: dict[Metadata, bytes], tiles: Sequence[bytes]) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        InputError: If a metadata block or tile is larger than the format holds.
+    """
+    head = _pack_header(header)
+    crc = int(struct.unpack("<I", head[-4:])[0])
+    chunks: list[bytes] = []
+    for kind, block in metadata.items():
+        if len(block) > MAX_METADATA_BYTES:
+            raise InputError(f"{kind.name} has {len(block)} bytes; the limit is {MAX_METADATA_BYTES}: strip it")
+        chunks.append(_chunk(_ANCILLARY | kind, zlib.compress(block, 9), crc, len(chunks)))
+    first = len(chunks) + (len(tiles) > 1)
+    kinds = [_TILE] * (len(tiles) - 1) + [_TILE | _LAST]
+    coded = [_chunk(kind, t, crc, first + i) for i, (kind, t) in enumerate(zip(kinds, tiles, strict=True))]
+    if len(tiles) > 1:
+        chunks.append(_chunk(_INDEX, b"".join(pack_varint(len(c)) for c in coded), crc, len(chunks)))
+    return b"".join([head, *chunks, *coded])
+
+
+def unpack_header(data: bytes | memoryview) -> Header:
+    """The header alone.
+
+    Raises:
+        FormatError: If the bytes do not begin with a sound header.
+    """
+    return _unpack_header(Reader(data))[0]
+
+
+def _inflate(kind: Metadata, payload: memoryview) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        block = inflater.decompress(payload, MAX_METADATA_BYTES)
+        if inflater.unconsumed_tail or (not inflater.eof and inflater.decompress(b"", 1)):
+            raise LimitExceeded(f"{kind.name} inflates to more than {MAX_METADATA_BYTES} bytes")
+    except zlib.error as error:
+        raise DamagedFile(f"{kind.name} is not a zlib stream: {error}") from error
+    if not inflater.eof or inflater.unused_data:
+        raise DamagedFile(f"{kind.name} is not one whole zlib stream")
+    return block
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    type: int
+    payload: memoryview
+    size_bytes: int
+
+
+class _ChunkReader:
+    """Takes chunks in order and checks each one's checksum, into which the header and its place enter."""
+
+    def __init__(self, reader: Reader, header_crc: int) -> None:
+        self.reader, self._crc, self._ordinal = reader, header_crc, 0
+
+    def take(self) -> _Chunk:
+        """The next chunk."""
+        reader, what = self.reader, f"chunk {self._ordinal}"
+        start = reader.at
+        kind, length = reader.u8(what), reader.varint(f"length of {what}")
+        if length > MAX_PAYLOAD_BYTES:
+            raise DamagedFile(f"{what} declares {length} bytes; the limit is {MAX_PAYLOAD_BYTES}")
+        payload = reader.take(length, what)
+        body = reader.data[start : reader.at]
+        if reader.u32(f"checksum of {what}") != _chunk_crc(body, self._crc, self._ordinal):
+            raise DamagedFile(f"the checksum of {what} does not hold: the file was changed")
+        self._ordinal += 1
+        return _Chunk(kind, payload, reader.at - start)
+
+
+def _take_metadata(chunks: _ChunkReader) -> tuple[dict[Metadata, bytes], _Chunk]:
+    """The ancillary chunks, and the first chunk after them."""
+    metadata: dict[Metadata, bytes] = {}
+    seen: set[int] = set()
+    while (chunk := chunks.take()).type & _ANCILLARY:
+        kind = chunk.type & _KIND
+        if chunk.type & _LAST or kind in seen:
+            raise DamagedFile(f"ancillary chunk {kind} is the last or stands twice")
+        seen.add(kind)
+        if kind in _KNOWN_METADATA:
+            metadata[Metadata(kind)] = _inflate(Metadata(kind), chunk.payload)
+    return metadata, chunk
+
+
+def _read_index(chunk: _Chunk, tile_count: int, left: int) -> list[int]:
+    """The sizes of all tiles' chunks, which fill the rest of the file."""
+    _expect(chunk, _INDEX, "the index")
+    index = Reader(chunk.payload)
+    sizes = [index.varint("size of a tile") for _ in range(tile_count)]
+    if index.left or sum(sizes) != left:
+        raise DamagedFile(f"the index promises {sum(sizes)} bytes of tiles, {left} are left")
+    return sizes
+
+
+def _expect(chunk: _Chunk, wanted: int, what: str) -> None:
+    if chunk.type == wanted:
+        return
+    if chunk.type & _KIND not in (_INDEX, _TILE):
+        raise UnsupportedFile(
+            f"a chunk of unknown kind {chunk.type & _KIND} is needed for this picture: update calotype"
+        )
+    raise DamagedFile(f"a chunk of type {chunk.type:#04x} stands where {what} should be")
+
+
+def unpack(data: bytes | memoryview, max_pixels: int | None = None) -> Container:
+    """Take a file apart, checking every byte of it.
+
+    Args:
+        data: A whole file.
+        max_pixels: Refuse pictures of more pixels than this.
+
+    Raises:
+        FormatError: If any rule of the format is broken.
+    """
+    reader = Reader(data)
+    header, crc = _unpack_header(reader)
+    pixels, count = header.width * header.height, header.tile_count
+    if max_pixels is not None and pixels > max_pixels:
+        raise LimitExceeded(f"{header.width}x{header.height} is {pixels} pixels, over the limit of {max_pixels}")
+    if count * LEAST_TILE_BYTES > reader.left:
+        raise DamagedFile(f"{count} tiles cannot stand in the {reader.left} bytes left: the file is cut")
+    chunks = _ChunkReader(reader, crc)
+    metadata, chunk = _take_metadata(chunks)
+    sizes = None
+    if count > 1:
+        sizes, chunk = _read_index(chunk, count, reader.left), chunks.take()
+    tiles: list[memoryview] = []
+    for i in range(count):
+        _expect(chunk, _TILE | _LAST if i == count - 1 else _TILE, f"tile {i}")
+        if sizes is not None and chunk.size_bytes != sizes[i]:
+            raise DamagedFile(f"tile {i} has another size than the index says")
+        tiles.append(chunk.payload)
+        if i < count - 1:
+            chunk = chunks.take()
+    if reader.left:
+        raise DamagedFile(f"{reader.left} bytes stand after the end of the picture")
+    return Container(header, metadata, tuple(tiles))

@@ -1,0 +1,63 @@
+"""What a codec is made of and how it is trained, as frozen data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of the networks of one codec.
+
+    Attributes:
+        channels: Channels of the picture.
+        y_channels: Channels of the latent y, at 1/16 of the picture's size.
+        z_channels: Channels of the hyper-latent z, at 1/64.
+        width: Width of analysis and synthesis, at 1/8.
+        blocks: Blocks in each of analysis and synthesis.
+        prior_width: Width of the dyadic prior, at 1/16 and lower.
+        context_blocks: Blocks of the prior's second step.
+        knots: Points between which everything that depends on the level is interpolated.
+        lambda_min: Weight of the distortion at level 0.
+        lambda_max: Weight of the distortion at level 255.
+    """
+
+    channels: int = 3
+    y_channels: int = 320
+    z_channels: int = 96
+    width: int = 128
+    blocks: int = 4
+    prior_width: int = 192
+    context_blocks: int = 2
+    knots: int = 9
+    lambda_min: float = 0.0005
+    lambda_max: float = 0.5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a codec is trained.
+
+    Attributes:
+        steps: Optimiser steps in all.
+        batch: Crops a step.
+        crop_px: Side of a crop; a multiple of 64.
+        muon_rate: Peak learning rate of matrices (Muon, scaled to AdamW's RMS).
+        adamw_rate: Peak learning rate of everything else.
+        warmup: Steps until the peak; a cosine leads from there to zero.
+        clip: Largest norm of the gradient.
+        ema: Decay of the moving average of the weights that is exported.
+        fine_level: From this level on, crops come from the lossless pictures half the time.
+        seed: Seed of weights, crops and noise.
+    """
+
+    steps: int = 20_000
+    batch: int = 16
+    crop_px: int = 128
+    muon_rate: float = 5e-3
+    adamw_rate: float = 2e-3
+    warmup: int = 200
+    clip: float = 1.0
+    ema: float = 0.999
+    fine_level: int = 144
+    seed: int = 1

@@ -1,0 +1,112 @@
+"""Dyadic layers: every weight, bias and activation is an integer times a power of two.
+
+Float32 then computes these layers exactly, in whatever order a machine sums (SPEC.md, "Dyadic layers"), so that encoder
+and decoder agree on every probability. In training, rounding passes the gradient straight through.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STREAM = STREAM_BITS, STREAM_LIMIT = 5, 512
+"""The residual stream lies on the grid 2^-5, within the 10-bit integers -512..511."""
+ACTIVATION = ACTIVATION_BITS, ACTIVATION_LIMIT = 5, 255
+"""Activations lie on the grid 2^-5, within the 8-bit integers 0..255."""
+WEIGHT_LIMIT = 127
+MAX_SHIFT = 10
+MIN_SHIFT = -2
+BIAS_LIMIT = 1 << 20
+PRODUCT_LIMIT = (1 << 23) - (1 << 18)  # what rounding 640 weights half up can add is left over
+
+
+def round_half_up(v: Tensor) -> Tensor:
+    """floor(v + 1/2), with the gradient of the identity."""
+    return v + (torch.floor(v + 0.5) - v).detach()
+
+
+def to_grid(v: Tensor, bits: int, lo: int, hi: int) -> Tensor:
+    """The nearest integer times 2^-bits, the integer clipped to lo..hi."""
+    return round_half_up(v * 2.0**bits).clamp(lo, hi) * 2.0**-bits
+
+
+def stream(v: Tensor) -> Tensor:
+    """A value of the residual stream: 10 bits, signed."""
+    return to_grid(v, STREAM_BITS, -STREAM_LIMIT, STREAM_LIMIT - 1)
+
+
+def activation(v: Tensor) -> Tensor:
+    """A rectified activation: 8 bits."""
+    return to_grid(v, ACTIVATION_BITS, 0, ACTIVATION_LIMIT)
+
+
+class DyadicConv(nn.Module):
+    """A 1x1 or depthwise 3x3 convolution with weights k * 2^-s, |k| <= 127, and one s for each output channel.
+
+    Inputs are integers up to `in_limit` times 2^-`in_bits`, so products lie on the grid 2^-(s + in_bits), and so does
+    the bias. s is chosen so that the products of a channel sum to at most 2^23 there; with the bias (2^20) and the
+    residual (2^19) that proves the bound of 2^24 under which float32 is exact.
+    """
+
+    def __init__(
+        self, c_in: int, c_out: int, in_bits: int, in_limit: int, *, depthwise: bool = False, gain: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.in_bits, self.in_limit = in_bits, in_limit
+        self.groups = c_in if depthwise else 1
+        self.padding = 1 if depthwise else 0
+        shape = (c_out, 1, 3, 3) if depthwise else (c_out, c_in)
+        fan_in = 9 if depthwise else c_in
+        self.weight = nn.Parameter(torch.randn(shape) * gain / fan_in**0.5)
+        self.bias = nn.Parameter(torch.zeros(c_out))
+
+    def shifts(self) -> Tensor:
+        """S of each output channel: the finest grid on which its largest weight fits and its products keep the bound."""
+        magnitude = self.weight.detach().abs().flatten(1)
+        fits = WEIGHT_LIMIT / magnitude.amax(1).clamp_min(1e-12)
+        bounded = PRODUCT_LIMIT / (self.in_limit * magnitude.sum(1)).clamp_min(1e-12)
+        return torch.floor(torch.log2(torch.minimum(fits, bounded))).clamp(MIN_SHIFT, MAX_SHIFT)
+
+    def integers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights k, biases b and shifts s: the layer is 2^-s (k * x) + 2^-(s + in_bits) b."""
+        s = self.shifts()
+        k = (self.weight.detach().flatten(1) * 2.0 ** s[:, None]).round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+        b = (self.bias.detach() * 2.0 ** (s + self.in_bits)).round().clamp(-BIAS_LIMIT, BIAS_LIMIT)
+        return k.reshape(self.weight.shape), b, s
+
+    def split(self, at: int) -> tuple[DyadicConv, DyadicConv]:
+        """Two layers that make the outputs before and from `at`; of a 1x1 convolution."""
+        parts: list[DyadicConv] = []
+        for rows in (slice(at), slice(at, None)):
+            weight, bias = self.weight.detach()[rows], self.bias.detach()[rows]
+            part = DyadicConv(weight.shape[1], len(weight), self.in_bits, self.in_limit)
+            part.weight, part.bias = nn.Parameter(weight), nn.Parameter(bias)
+            parts.append(part)
+        return parts[0], parts[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, b, s = self.integers()
+        scale = 2.0**-s
+        exact = k * scale.reshape(-1, *[1] * (k.ndim - 1))
+        weight = self.weight + (exact - self.weight).detach()
+        bias = self.bias + (b * scale * 2.0**-self.in_bits - self.bias).detach()
+        if weight.ndim == 2:
+            weight = weight[:, :, None, None]
+        return F.conv2d(x, weight, bias, padding=self.padding, groups=self.groups)
+
+
+class DyadicBlock(nn.Module):
+    """A residual block of the prior: depthwise 3x3 between two 1x1, then two 1x1 through twice the width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.a = DyadicConv(width, width, *STREAM)
+        self.b = DyadicConv(width, width, *ACTIVATION, depthwise=True)
+        self.c = DyadicConv(width, width, *ACTIVATION, gain=0.1)
+        self.d = DyadicConv(width, 2 * width, *STREAM)
+        self.e = DyadicConv(2 * width, width, *ACTIVATION, gain=0.1)
+
+    def forward(self, r: Tensor) -> Tensor:
+        r = stream(r + self.c(activation(self.b(activation(self.a(r))))))
+        return stream(r + self.e(activation(self.d(r))))

@@ -1,0 +1,210 @@
+"""Checkpoint -> bundle: `python -m calotype.learn.export RUN --out photo.calomodel`."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from calotype.bundle import FORMAT
+from calotype.coding import PRECISION_BITS
+from calotype.learn import prior
+from calotype.learn.dyadic import STREAM_BITS
+from calotype.learn.graph import Graph, numpy_of
+from calotype.learn.model import Codec
+from calotype.learn.prior import HyperSynthesis, StepPrior
+from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
+from calotype.proof import Layer, prove
+
+ESCAPE_MASS = 2.0**-20
+
+
+def _array_bytes(array: NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def frequencies(sigma: float) -> NDArray[np.uint32]:
+    """Integer frequencies of -R..R and the escape, summing to 2^24: the mass that training assumed, for a scale."""
+    radius = min(4095, math.ceil(6 * sigma) + 8)
+    values = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    masses = prior.mass(values, torch.tensor(sigma, dtype=torch.float64)).numpy()
+    ideal = np.append(masses, max(ESCAPE_MASS, 1 - masses.sum())) * 2**PRECISION_BITS
+    q = np.maximum(1, np.floor(ideal)).astype(np.int64)
+    q[radius] += 2**PRECISION_BITS - q.sum()
+    return q.astype(np.uint32)
+
+
+def _tables() -> dict[str, bytes]:
+    sigmas = prior.sigma_of(torch.arange(prior.SIGMA_COUNT, dtype=torch.float64)).tolist()
+    family = [frequencies(s) for s in sigmas]
+    radii = np.array([(len(q) - 2) // 2 for q in family], "<u2")
+    return {"tables.npy": _array_bytes(np.concatenate(family).astype("<u4")), "radii.npy": _array_bytes(radii)}
+
+
+def _level_arrays(codec: Codec) -> dict[str, bytes]:
+    log_sigma = codec.z_prior.log_sigma.table()
+    index = ((log_sigma - math.log(prior.SIGMA_MIN)) / prior.LOG_SIGMA_STEP).round().clamp(0, prior.SIGMA_COUNT - 1)
+    offset = torch.floor(codec.z_prior.mean.table() + 0.5)
+    bias = torch.floor(codec.h_s.level.table() * 2**STREAM_BITS + 0.5).clamp(-512, 511)
+    return {
+        "z_table.npy": _array_bytes(numpy_of(index).astype("|u1")),
+        "z_offset.npy": _array_bytes(numpy_of(offset).astype("<i2")),
+        "level_bias.npy": _array_bytes(numpy_of(bias).astype("<i2")),
+    }
+
+
+def _strided(
+    layer: Any, channels: int, block: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, object]]:
+    """A 1x1 after pixel_unshuffle, as the strided convolution that it is."""
+    weight = numpy_of(layer.weight).reshape(-1, channels, block, block)
+    return weight, numpy_of(layer.bias), {"kernel_shape": [block, block], "strides": [block, block]}
+
+
+def _features(g: Graph, x: str, net: Analysis | Synthesis, level: str) -> str:
+    half = len(net.blocks) // 2
+    for i, block in enumerate(net.blocks):
+        if i == half:
+            x = g.op("Mul", x, g.by_level(net.feature_gain.table().exp(), level))
+        x = g.block(x, block)  # type: ignore[arg-type]
+    return x
+
+
+def _level_input(g: Graph) -> str:
+    return g.input("level", [1], TensorProto.INT64)
+
+
+def analysis_graph(net: Analysis, channels: int) -> bytes:
+    """g_a: x, level -> y."""
+    g = Graph("g_a")
+    x, level = g.input("x", [1, channels, "h", "w"]), _level_input(g)
+    weight, bias, how = _strided(net.stem, channels, 8)
+    x = _features(g, g.conv(x, weight, bias, **how), net, level)
+    weight, bias, how = _strided(net.down, net.stem.weight.shape[0], 2)
+    y = g.op("Mul", g.conv(x, weight, bias, **how), g.by_level(net.gain.table().exp(), level))
+    return g.serialise((g.rename(y, "y"), [1, len(weight), "h16", "w16"]))
+
+
+def synthesis_graph(net: Synthesis, channels: int) -> bytes:
+    """g_s: y, level -> x."""
+    g = Graph("g_s")
+    y, level = g.input("y", [1, net.up.weight.shape[1], "h", "w"]), _level_input(g)
+    x = g.linear(g.op("Mul", y, g.by_level(net.gain.table().exp(), level)), net.up)
+    x = _features(g, g.op("DepthToSpace", x, blocksize=2, mode="CRD"), net, level)
+    x = g.op("DepthToSpace", g.linear(x, net.head), blocksize=8, mode="CRD")
+    return g.serialise((g.rename(x, "x"), [1, channels, "h16", "w16"]))
+
+
+def preview_graph(net: Synthesis, channels: int) -> bytes:
+    """The linear path of g_s alone, averaged over 16x16 pixels: y, level -> thumbnail."""
+    up = numpy_of(net.up.weight).astype(np.float64)
+    head = numpy_of(net.head.weight).astype(np.float64).reshape(channels, 64, -1).mean(1)
+    fold = np.einsum("cw,wsm->cm", head, up.reshape(head.shape[1], 4, -1)) / 4
+    offset = head @ numpy_of(net.up.bias).reshape(-1, 4).mean(1) + numpy_of(net.head.bias).reshape(channels, 64).mean(1)
+    g = Graph("preview")
+    y, level = g.input("y", [1, up.shape[1], "h", "w"]), _level_input(g)
+    scaled = g.op("Mul", y, g.by_level(net.gain.table().exp(), level))
+    x = g.conv(scaled, fold[:, :, None, None].astype(np.float32), offset)
+    return g.serialise((g.rename(x, "x"), [1, channels, "h", "w"]))
+
+
+def hyper_analysis_graph(net: HyperAnalysis) -> bytes:
+    """h_a: y -> z."""
+    width = net.stem.weight.shape[0]
+    g = Graph("h_a")
+    y = g.input("y", [1, net.stem.weight.shape[1], "h", "w"])
+    magnitude = g.op("Log", g.op("Add", g.op("Abs", y), g.constant(1.0)))
+    x = g.block(g.linear(g.op("Mul", g.op("Sign", y), magnitude), net.stem), net.first)
+    weight, bias, how = _strided(net.down, width, 2)
+    x = g.block(g.conv(x, weight, bias, **how), net.second)
+    weight, bias, how = _strided(net.head, width, 2)
+    z = g.conv(x, weight, bias, **how)
+    return g.serialise((g.rename(z, "z"), [1, len(weight), "h4", "w4"]))
+
+
+def hyper_synthesis_graph(net: HyperSynthesis) -> bytes:
+    """h_s: z, level_bias -> features, all integers."""
+    width, channels = net.stem.weight.shape
+    g = Graph("h_s")
+    z = g.clip(g.input("z", [1, channels, "a", "b"]), -prior.Z_LIMIT, prior.Z_LIMIT)
+    bias = g.clip(g.input("level_bias", [1, width, 1, 1]), -512, 511)
+    r = g.stream(g.op("Add", g.dyadic(z, net.stem, STREAM_BITS), bias))
+    for block, up in ((net.coarse, net.up_coarse), (net.middle, net.up_middle)):
+        r = g.stream(g.dyadic(g.dyadic_block(r, block), up, STREAM_BITS))
+        r = g.op("DepthToSpace", r, blocksize=2, mode="CRD")
+    features = g.dyadic_block(r, net.fine)
+    return g.serialise((g.rename(features, "features"), [1, width, "h", "w"]))
+
+
+def _planes(g: Graph, y_channels: int) -> str:
+    y8 = g.clip(g.input("known", [1, y_channels, "h", "w"]), -(1 << 20), 1 << 20)
+    coarse = g.op("Floor", g.op("Add", g.op("Mul", y8, g.constant(2.0**-5)), g.constant(np.array([0.5], np.float32))))
+    fine = g.clip(y8, -prior.FINE_LIMIT, prior.FINE_LIMIT)
+    return g.op("Concat", fine, g.clip(coarse, -prior.COARSE_LIMIT, prior.COARSE_LIMIT), axis=1)
+
+
+def step_graph(net: StepPrior, name: str) -> bytes:
+    """A step: features (and known, in eighths) -> mean in eighths, index."""
+    rows, width = net.head.weight.shape
+    m = rows // 2
+    g = Graph(name)
+    r = g.clip(g.input("features", [1, width, "h", "w"]), -512, 511)
+    if net.known is not None:
+        r = g.stream(g.op("Add", r, g.dyadic(_planes(g, m), net.known, STREAM_BITS)))
+    for block in net.blocks:
+        r = g.dyadic_block(r, block)  # type: ignore[arg-type]
+    mean, index = (g.dyadic(r, part, prior.MEAN_BITS) for part in net.head.split(m))
+    mean = g.floor_clip(mean, -prior.MEAN_LIMIT, prior.MEAN_LIMIT)
+    index = g.floor_clip(index, 0, prior.SIGMA_COUNT - 1)
+    return g.serialise((g.rename(mean, "mean"), [1, m, "h", "w"]), (g.rename(index, "index"), [1, m, "h", "w"]))
+
+
+def manifest(codec: Codec, card: dict[str, Any], decoding: list[str]) -> bytes:
+    """manifest.json: what readers need to know, then the card."""
+    arch = codec.arch
+    needed = {
+        "format": FORMAT,
+        "channels": arch.channels,
+        "y_channels": arch.y_channels,
+        "z_channels": arch.z_channels,
+        "prior_channels": arch.prior_width,
+        "steps": 2,
+        "heads": [{"name": "psnr", "graph": "g_s.onnx"}],
+        "preview": "preview.onnx",
+        "decoding": decoding,
+    }
+    return json.dumps({**card, **needed}, indent=1).encode()
+
+
+def members(codec: Codec, card: dict[str, Any]) -> tuple[dict[str, bytes], list[Layer]]:
+    """The members of a bundle, and the proof that its prior is exact.
+
+    Args:
+        codec: The trained model.
+        card: What the manifest says besides: name, version, status, training, licence.
+
+    Raises:
+        InvalidModel: If the prior cannot be proved exact.
+    """
+    arch = codec.arch
+    exact = {
+        "h_s.onnx": hyper_synthesis_graph(codec.h_s),
+        "step_0.onnx": step_graph(codec.step_0, "step_0"),
+        "step_1.onnx": step_graph(codec.step_1, "step_1"),
+    }
+    proof = [layer for name, raw in exact.items() for layer in prove(name, raw)]
+    synthesis = {
+        "g_s.onnx": synthesis_graph(codec.g_s, arch.channels),
+        "preview.onnx": preview_graph(codec.g_s, arch.channels),
+    }
+    decoding = {**_tables(), **_level_arrays(codec), **exact, **synthesis}
+    analysis = {"g_a.onnx": analysis_graph(codec.g_a, arch.channels), "h_a.onnx": hyper_analysis_graph(codec.h_a)}
+    return {**decoding, **analysis, "manifest.json": manifest(codec, card, sorted(decoding))}, proof

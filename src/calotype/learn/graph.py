@@ -1,0 +1,136 @@
+"""Writes ONNX graphs, operator by operator, so that nothing is in them that SPEC.md does not allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from calotype.learn.dyadic import ACTIVATION_BITS, ACTIVATION_LIMIT, STREAM_BITS, STREAM_LIMIT, DyadicBlock, DyadicConv
+from calotype.learn.transforms import Block, Linear1x1
+from calotype.proof import OPSET
+
+IR_VERSION = 8
+
+
+def numpy_of(tensor: Tensor) -> NDArray[np.float32]:
+    """A tensor's values."""
+    return tensor.detach().cpu().float().numpy()
+
+
+class Graph:
+    """A graph under construction. Methods take and return names of tensors."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, onnx.TensorProto] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._count = 0
+
+    def input(self, name: str, shape: Sequence[int | str], dtype: int = TensorProto.FLOAT) -> str:
+        """Declare an input; text stands for a free dimension."""
+        self._inputs.append(helper.make_tensor_value_info(name, dtype, shape))
+        return name
+
+    def constant(self, value: NDArray[Any] | float) -> str:
+        """A stored tensor."""
+        tensor = numpy_helper.from_array(np.array(value, np.float32) if isinstance(value, (int, float)) else value)
+        tensor.name = f"c{len(self._constants)}"
+        self._constants[tensor.name] = tensor
+        return tensor.name
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add an operator with one output."""
+        self._count += 1
+        output = f"{kind.lower()}_{self._count}"
+        self._nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def half(self, value: NDArray[Any]) -> str:
+        """A constant stored in float16, cast where it is used."""
+        return self.op("Cast", self.constant(value.astype(np.float16)), to=TensorProto.FLOAT)
+
+    def rename(self, tensor: str, name: str) -> str:
+        """Give an output of the graph its name."""
+        node = next(n for n in self._nodes if tensor in n.output)
+        node.output[0] = name
+        return name
+
+    def serialise(self, *outputs: tuple[str, Sequence[int | str]]) -> bytes:
+        """The finished graph; outputs are (name, shape)."""
+        results = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in outputs]
+        graph = helper.make_graph(self._nodes, self.name, self._inputs, results, list(self._constants.values()))
+        opset = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="calotype")
+        onnx.checker.check_model(model, full_check=True)
+        return model.SerializeToString(deterministic=True)
+
+    # --- float layers -------------------------------------------------------------------------------------------
+
+    def conv(self, x: str, weight: NDArray[Any], bias: NDArray[Any], **attributes: Any) -> str:
+        """A convolution with float16 weights and a float32 bias."""
+        return self.op("Conv", x, self.half(weight), self.constant(bias.astype(np.float32)), **attributes)
+
+    def linear(self, x: str, layer: Linear1x1, scale: float = 1.0, in_scale: float = 1.0) -> str:
+        """A 1x1 convolution; its output times `scale`, for an input that is `in_scale` times too large."""
+        weight, bias = numpy_of(layer.weight) * (scale / in_scale), numpy_of(layer.bias) * scale
+        return self.conv(x, weight[:, :, None, None], bias)
+
+    def _swish(self, x: str) -> str:
+        return self.op("Mul", x, self.op("Sigmoid", x))
+
+    def block(self, x: str, block: Block) -> str:
+        """A residual block. x sigmoid(4x) is u sigmoid(u) / 4, u = 4x: the fours go into the neighbours' weights."""
+        u = self._swish(self.linear(x, block.a, scale=4))
+        depthwise = numpy_of(block.b.weight) / 4, numpy_of(block.b.bias)  # type: ignore[arg-type]
+        u = self.conv(u, *depthwise, group=len(depthwise[1]), kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        x = self.op("Add", x, self.linear(u, block.c))
+        u = self._swish(self.linear(x, block.d, scale=4))
+        return self.op("Add", x, self.linear(u, block.e, in_scale=4))
+
+    def by_level(self, table: Tensor, level: str) -> str:
+        """A row of a table (256, n) as (1, n, 1, 1)."""
+        stored = self.half(numpy_of(table)[:, :, None, None])
+        return self.op("Gather", stored, level, axis=0)
+
+    # --- dyadic layers: all tensors are integers ----------------------------------------------------------------
+
+    def clip(self, x: str, low: int, high: int) -> str:
+        """Limit to low..high."""
+        return self.op("Clip", x, self.constant(float(low)), self.constant(float(high)))
+
+    def dyadic(self, x: str, layer: DyadicConv, out_bits: int) -> str:
+        """A dyadic convolution: integers on its input grid -> numbers in units of 2^-out_bits, not yet rounded."""
+        k, b, s = (numpy_of(t) for t in layer.integers())
+        scale = 2.0 ** (out_bits - layer.in_bits - s)
+        weight = k.reshape(len(k), -1, *((3, 3) if layer.groups > 1 else (1, 1))).astype(np.int8)
+        cast = self.op("Cast", self.constant(weight), to=TensorProto.FLOAT)
+        exact = self.op("Mul", cast, self.constant(scale.astype(np.float32)[:, None, None, None]))
+        bias = self.constant((b * scale + 0.5).astype(np.float32))
+        if layer.groups == 1:
+            return self.op("Conv", x, exact, bias)
+        return self.op("Conv", x, exact, bias, group=layer.groups, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+
+    def floor_clip(self, x: str, low: int, high: int) -> str:
+        """Floor (the rounding half stands in the bias) and limit."""
+        return self.clip(self.op("Floor", x), low, high)
+
+    def stream(self, x: str) -> str:
+        """Round to the residual stream."""
+        return self.floor_clip(x, -STREAM_LIMIT, STREAM_LIMIT - 1)
+
+    def dyadic_block(self, r: str, block: DyadicBlock) -> str:
+        """A residual block of the prior."""
+
+        def rectified(x: str, layer: DyadicConv) -> str:
+            return self.floor_clip(self.dyadic(x, layer, ACTIVATION_BITS), 0, ACTIVATION_LIMIT)
+
+        inner = rectified(rectified(r, block.a), block.b)
+        r = self.stream(self.op("Add", r, self.dyadic(inner, block.c, STREAM_BITS)))
+        return self.stream(self.op("Add", r, self.dyadic(rectified(r, block.d), block.e, STREAM_BITS)))

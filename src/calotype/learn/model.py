@@ -1,0 +1,73 @@
+"""The whole codec as one differentiable model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from calotype.learn.config import Architecture
+from calotype.learn.dyadic import round_half_up
+from calotype.learn.prior import Z_LIMIT, HyperPrior, HyperSynthesis, StepPrior, bits, first_half, sigma_of
+from calotype.learn.transforms import LEVELS, Analysis, HyperAnalysis, Synthesis
+
+
+def lambda_of(arch: Architecture, level: Tensor) -> Tensor:
+    """The weight of the distortion at a level: log-spaced from lambda_min to lambda_max."""
+    return arch.lambda_min * (arch.lambda_max / arch.lambda_min) ** (level / (LEVELS - 1))
+
+
+def start_log_gain(arch: Architecture) -> Tensor:
+    """log(1 / step) at each knot, for the step that is optimal at high rate: sqrt(lambda 255^2 2 ln 2 / 36)."""
+    lam = lambda_of(arch, torch.linspace(0, LEVELS - 1, arch.knots))
+    gain = (lam * 255**2 * 2 * torch.log(torch.tensor(2.0)) / 36).sqrt()
+    return gain.log()[:, None].repeat(1, arch.y_channels)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What coding a batch gives: the picture, and the bits of each picture in y and z (b,)."""
+
+    x_hat: Tensor
+    y_bits: Tensor
+    z_bits: Tensor
+
+
+class Codec(nn.Module):
+    """Analysis, hyper-prior, two-step dyadic prior and synthesis (mean-scale hyperprior, Minnen et al. 2018)."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.arch = arch
+        log_gain = start_log_gain(arch)
+        self.g_a = Analysis(arch, log_gain)
+        self.g_s = Synthesis(arch, log_gain.clone())
+        self.h_a = HyperAnalysis(arch)
+        self.h_s = HyperSynthesis(arch)
+        self.z_prior = HyperPrior(arch)
+        self.step_0 = StepPrior(arch, 1, sees_y=False)
+        self.step_1 = StepPrior(arch, arch.context_blocks, sees_y=True)
+
+    def forward(self, x: Tensor, level: Tensor) -> Coded:
+        """Code pictures x (b, c, h, w) in [-0.5, 0.5] at levels (b,).
+
+        In training, noise stands for rounding in the rate.
+        """
+        y = self.g_a(x, level)
+        z = self.h_a(y)
+        z_hat = round_half_up(z).clamp(-Z_LIMIT, Z_LIMIT)
+        features = self.h_s(z_hat, level)
+        first = first_half(*y.shape[1:], device=y.device)
+        mean_0, index_0 = self.step_0(features)
+        y_known = first * (mean_0 + round_half_up(y - mean_0))
+        mean_1, index_1 = self.step_1(features, y_known)
+        mean = torch.lerp(mean_1, mean_0, first)
+        sigma = sigma_of(torch.lerp(index_1, index_0, first))
+        y_hat = mean + round_half_up(y - mean)
+        y_bits = bits(self._seen(y, y_hat) - mean, sigma)
+        z_bits = self.z_prior(self._seen(z, z_hat), level)
+        return Coded(self.g_s(y_hat, level), y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)))
+
+    def _seen(self, v: Tensor, v_hat: Tensor) -> Tensor:
+        return v + torch.rand_like(v) - 0.5 if self.training else v_hat

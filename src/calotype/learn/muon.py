@@ -1,0 +1,56 @@
+"""Muon: momentum whose update is orthogonalised, for weights that are matrices (Jordan et al. 2024)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
+    """Matrices (n, r, c) with all singular values brought close to 1, by a quintic Newton-Schulz iteration."""
+    a, b, c = NEWTON_SCHULZ
+    x = g.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        s = x @ x.mT
+        x = a * x + (b * s + c * s @ s) @ x
+    return (x.mT if tall else x).to(g.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, orthogonalised; the update's RMS is 0.2, AdamW's usual one (Liu et al. 2025).
+
+    Matrices of one shape are treated as one batch.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: ARG002
+        """Update every matrix that has a gradient."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    by_shape[p.shape].append(p)
+            for shape, matrices in by_shape.items():
+                update = orthogonalise(torch.stack([self._momentum(p, group["momentum"]) for p in matrices]))
+                rate = group["lr"] * 0.2 * max(shape) ** 0.5
+                for p, u in zip(matrices, update, strict=True):
+                    p.sub_(u, alpha=rate)
+
+    def _momentum(self, p: Tensor, momentum: float) -> Tensor:
+        assert p.grad is not None
+        buffer = self.state[p].setdefault("buffer", torch.zeros_like(p))
+        buffer.lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(buffer, momentum)

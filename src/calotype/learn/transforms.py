@@ -1,0 +1,137 @@
+"""The float networks: analysis g_a, synthesis g_s and hyper-analysis h_a.
+
+All work happens at 1/8 of the picture's size and lower, which is what makes a learned codec fast on a CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calotype.learn.config import Architecture
+
+LEVELS = 256
+
+
+class LevelVector(nn.Module):
+    """A vector that depends on the level: knots, linearly interpolated over 0..255."""
+
+    def __init__(self, knots: int, size: int, start: Tensor | None = None) -> None:
+        super().__init__()
+        self.knots = nn.Parameter(torch.zeros(knots, size) if start is None else start)
+        position = torch.linspace(0, knots - 1, LEVELS)
+        nearness = (1 - (position[:, None] - torch.arange(knots)[None]).abs()).clamp_min(0)
+        self.nearness: Tensor
+        self.register_buffer("nearness", nearness, persistent=False)
+
+    def table(self) -> Tensor:
+        """The vectors of all levels, (256, size)."""
+        return self.nearness @ self.knots
+
+    def forward(self, level: Tensor) -> Tensor:
+        """The vectors of a batch of levels (b,), shaped (b, size, 1, 1)."""
+        return (self.nearness[level] @ self.knots)[:, :, None, None]
+
+
+class Linear1x1(nn.Module):
+    """A 1x1 convolution that keeps its weight as a matrix."""
+
+    def __init__(self, c_in: int, c_out: int, gain: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(c_out, c_in) * gain / c_in**0.5)
+        self.bias = nn.Parameter(torch.zeros(c_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+
+
+def wsilu(x: Tensor) -> Tensor:
+    """X * sigmoid(4x): a smooth rectifier that is sharp at the small values of picture features."""
+    return F.silu(4 * x) * 0.25
+
+
+class Block(nn.Module):
+    """A residual block: depthwise 3x3 between two 1x1, then two 1x1 through twice the width (after DCVC-RT).
+
+    In training the branches run in bfloat16; the residual stream, which carries y's full range, stays float32.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.a = Linear1x1(width, width)
+        self.b = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.c = Linear1x1(width, width, gain=0.1)
+        self.d = Linear1x1(width, 2 * width)
+        self.e = Linear1x1(2 * width, width, gain=0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.training):
+            x = x + self.c(self.b(wsilu(self.a(x))))
+            return x + self.e(wsilu(self.d(x)))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same values in the memory layout in which 1x1 convolutions are matrix products."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+class Analysis(nn.Module):
+    """g_a: picture (b, c, h, w) in [-0.5, 0.5] and level -> y (b, m, h/16, w/16) in units of the quantiser step."""
+
+    def __init__(self, arch: Architecture, log_gain: Tensor) -> None:
+        super().__init__()
+        self.stem = Linear1x1(64 * arch.channels, arch.width)
+        self.blocks = nn.ModuleList(Block(arch.width) for _ in range(arch.blocks))
+        self.feature_gain = LevelVector(arch.knots, arch.width)
+        self.down = Linear1x1(4 * arch.width, arch.y_channels)
+        self.gain = LevelVector(arch.knots, arch.y_channels, log_gain)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        x = self.stem(channels_last(F.pixel_unshuffle(x, 8)))
+        half = len(self.blocks) // 2
+        for i, block in enumerate(self.blocks):
+            if i == half:
+                x = x * self.feature_gain(level).exp()
+            x = block(x)
+        y = self.down(channels_last(F.pixel_unshuffle(x, 2)))
+        return y * self.gain(level).exp()
+
+
+class Synthesis(nn.Module):
+    """g_s: y_hat (b, m, h/16, w/16) and level -> picture (b, c, h, w)."""
+
+    def __init__(self, arch: Architecture, log_gain: Tensor) -> None:
+        super().__init__()
+        self.gain = LevelVector(arch.knots, arch.y_channels, -log_gain)
+        self.up = Linear1x1(arch.y_channels, 4 * arch.width)
+        self.blocks = nn.ModuleList(Block(arch.width) for _ in range(arch.blocks))
+        self.feature_gain = LevelVector(arch.knots, arch.width)
+        self.head = Linear1x1(arch.width, 64 * arch.channels)
+
+    def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
+        x = channels_last(F.pixel_shuffle(self.up(y_hat * self.gain(level).exp()), 2))
+        half = len(self.blocks) // 2
+        for i, block in enumerate(self.blocks):
+            if i == half:
+                x = x * self.feature_gain(level).exp()
+            x = block(x)
+        return F.pixel_shuffle(self.head(x), 8)
+
+
+class HyperAnalysis(nn.Module):
+    """h_a: y (b, m, h, w) -> z (b, k, h/4, w/4). It sees y's logarithm, for y spans three decades over the levels."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        width = arch.prior_width
+        self.stem = Linear1x1(arch.y_channels, width)
+        self.first = Block(width)
+        self.down = Linear1x1(4 * width, width)
+        self.second = Block(width)
+        self.head = Linear1x1(4 * width, arch.z_channels)
+
+    def forward(self, y: Tensor) -> Tensor:
+        x = self.first(self.stem(y.sign() * torch.log1p(y.abs())))
+        x = self.second(self.down(channels_last(F.pixel_unshuffle(x, 2))))
+        return self.head(channels_last(F.pixel_unshuffle(x, 2)))

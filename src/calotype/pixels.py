@@ -1,0 +1,161 @@
+"""Pictures as people have them (Pillow, numpy) <-> samples, alpha and metadata.
+
+What is converted: palettes and bitmaps to grey or RGB; CMYK, YCbCr, LAB and HSV to RGB by Pillow's rules (an ICC
+profile for another colour space than the result's is dropped); 32-bit integers to 16 bits if they fit. Premultiplied
+alpha is divided out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from calotype.container import MAX_SIDE_PX, Metadata
+from calotype.errors import InputError
+
+Samples = NDArray[np.uint8 | np.uint16]
+
+_EXIF_PREFIX = b"Exif\0\0"
+_STILL_FORMATS = {"MPO"}  # a photograph with views of the same moment behind it
+_DIRECT = {"L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB"}
+_BY_CONVERSION = {"CMYK", "YCbCr", "LAB", "HSV"}
+_GREY, _COLOUR = ("L", "LA"), ("RGB", "RGBA")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Samples (h, w, c) with c 1 or 3, alpha (h, w, 1) of the same depth or None, and metadata."""
+
+    samples: Samples
+    alpha: Samples | None
+    metadata: dict[Metadata, bytes]
+
+    @property
+    def depth(self) -> int:
+        """Bits of a sample."""
+        return 8 * self.samples.itemsize
+
+    @property
+    def channels(self) -> int:
+        """Colour channels."""
+        return self.samples.shape[2]
+
+
+def from_array(array: NDArray[Any]) -> Picture:
+    """A picture from (h, w), or (h, w, c) with c 1 to 4 (grey, grey and alpha, RGB, RGBA), uint8 or uint16.
+
+    Raises:
+        InputError: If the array is something else.
+    """
+    shaped = array[:, :, None] if array.ndim == 2 else array
+    if shaped.ndim != 3 or str(shaped.dtype) not in ("uint8", "uint16") or not 1 <= shaped.shape[2] <= 4:
+        raise InputError(f"an array of {array.dtype}{list(array.shape)}; give uint8 or uint16 of (h, w) or (h, w, 1-4)")
+    if not all(1 <= side <= MAX_SIDE_PX for side in shaped.shape[:2]):
+        raise InputError(f"a picture of {shaped.shape[1]}x{shaped.shape[0]}; sides go from 1 to {MAX_SIDE_PX} pixels")
+    has_alpha = shaped.shape[2] in (2, 4)
+    samples = shaped[:, :, :-1] if has_alpha else shaped
+    return Picture(np.ascontiguousarray(samples), shaped[:, :, -1:].copy() if has_alpha else None, {})
+
+
+def _metadata(image: Image.Image) -> dict[Metadata, bytes]:
+    exif = image.getexif().tobytes().removeprefix(_EXIF_PREFIX) if len(image.getexif()) else b""
+    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    blocks = {
+        Metadata.EXIF: exif,
+        Metadata.ICC: image.info.get("icc_profile") or b"",
+        Metadata.XMP: xmp.encode() if isinstance(xmp, str) else xmp,
+    }
+    return {kind: bytes(block) for kind, block in blocks.items() if block}
+
+
+def _grey_16(image: Image.Image) -> Picture:
+    array = np.asarray(image)
+    if array.min() < 0 or array.max() > 65535:
+        raise InputError(f"32-bit samples reach from {array.min()} to {array.max()}; only 0 to 65535 can be kept")
+    return from_array(array.astype(np.uint16))
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The picture in one of the modes L, LA, RGB, RGBA."""
+    if "transparency" in image.info or image.mode == "PA":
+        return image.convert("LA" if image.mode in ("1", "L") else "RGBA")
+    if image.mode == "P":
+        palette = np.asarray(image.convert("RGB").getdata() if image.palette is None else image.convert("RGB"))
+        is_grey = bool((palette[..., :1] == palette).all())
+        return image.convert("L" if is_grey else "RGB")
+    if image.mode in _BY_CONVERSION:
+        return image.convert("RGB")
+    if image.mode not in _DIRECT:
+        raise InputError(
+            f"pictures of mode {image.mode} cannot be encoded; convert to L, RGB, RGBA or 16-bit grey first"
+        )
+    return image if image.mode == _DIRECT[image.mode] else image.convert(_DIRECT[image.mode])
+
+
+def _fits(profile: bytes, mode: str) -> bool:
+    """Whether an ICC profile is for colours of the mode; bytes 16-20 of a profile name its colour space."""
+    return profile[16:20] == (b"GRAY" if mode in _GREY else b"RGB ")
+
+
+def from_image(image: Image.Image, *, strip: bool = False) -> Picture:
+    """A picture from Pillow. `strip` drops metadata; an orientation in it is then applied.
+
+    Raises:
+        InputError: If it is animated or of a kind that cannot be encoded.
+    """
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format not in _STILL_FORMATS:
+        raise InputError(f"the file holds {frames} pictures; calotype encodes one: extract it first")
+    if 0 in image.size:
+        raise InputError("the picture has no pixels")
+    if strip:
+        image = ImageOps.exif_transpose(image)
+    metadata = {} if strip else _metadata(image)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        picture, mode = _grey_16(image), "L"
+    else:
+        plain = _plain(image)
+        picture, mode = from_array(np.asarray(plain)), plain.mode
+    if Metadata.ICC in metadata and not _fits(metadata[Metadata.ICC], mode):
+        del metadata[Metadata.ICC]
+    return replace(picture, metadata=metadata)
+
+
+def metadata_info(metadata: dict[Metadata, bytes]) -> dict[str, bytes]:
+    """Metadata under Pillow's names for `Image.info`."""
+    names = {Metadata.EXIF: "exif", Metadata.ICC: "icc_profile", Metadata.XMP: "xmp"}
+    return {names[k]: _EXIF_PREFIX + block if k is Metadata.EXIF else block for k, block in metadata.items()}
+
+
+def to_array(picture: Picture) -> Samples:
+    """Samples and alpha as (h, w) or (h, w, c)."""
+    parts = [picture.samples] if picture.alpha is None else [picture.samples, picture.alpha]
+    array = np.concatenate(parts, axis=2)
+    return array[:, :, 0] if array.shape[2] == 1 else array
+
+
+def to_image(picture: Picture) -> Image.Image:
+    """The picture for Pillow, metadata in `info`. Pillow has 16 bits for plain grey only; others come with 8 bits."""
+    array = to_array(picture)
+    if array.dtype == np.uint16 and array.ndim == 3:
+        array = (array // 257).astype(np.uint8)
+    image = Image.fromarray(array)
+    image.info.update(metadata_info(picture.metadata))
+    return image
+
+
+def to_unit(samples: Samples) -> NDArray[np.float32]:
+    """Samples (h, w, c) as (c, h, w) in [-0.5, 0.5]."""
+    peak = np.float32(np.iinfo(samples.dtype).max)
+    return np.ascontiguousarray(samples.transpose(2, 0, 1), np.float32) / peak - np.float32(0.5)
+
+
+def from_unit(x: NDArray[np.float32], depth: int) -> Samples:
+    """(c, h, w) in [-0.5, 0.5] as samples (h, w, c)."""
+    peak = np.float32((1 << depth) - 1)
+    scaled = np.clip(np.floor((x + np.float32(0.5)) * peak + np.float32(0.5)), 0, peak)
+    return np.ascontiguousarray(scaled.transpose(1, 2, 0).astype(np.uint8 if depth == 8 else np.uint16))

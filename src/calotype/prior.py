@@ -1,0 +1,146 @@
+"""Latents of a tile <-> rANS words, by way of the exact prior (SPEC.md, section 3)."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calotype.coding import SYMBOL_LIMIT, Decoder, Encoder
+from calotype.errors import DamagedFile, InexactRuntime
+from calotype.quantise import Quantiser
+from calotype.runtime import Runtime
+from calotype.tiling import padded
+
+Z_LIMIT = 127
+EIGHTH = np.float32(0.125)
+CHECKSUM_BYTES = 4
+
+Ints = NDArray[np.int32]
+Indices = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What a tile's words stand for: z (k, a, b), and y (m, 4a, 4b) in units of 1/8."""
+
+    z: NDArray[np.int16]
+    y8: Ints
+
+    @property
+    def y_hat(self) -> NDArray[np.float32]:
+        """Y in quantiser steps."""
+        return self.y8.astype(np.float32) * EIGHTH
+
+    def checksum(self) -> int:
+        """CRC-32 over z as int16 and y8 as int32, little-endian."""
+        return zlib.crc32(self.y8.astype("<i4").tobytes(), zlib.crc32(self.z.astype("<i2").tobytes()))
+
+
+@lru_cache(maxsize=16)
+def steps_of(channels: int, rows: int, columns: int, height: int, width: int) -> tuple[NDArray[np.intp], ...]:
+    """Flat positions in y (channels, rows, columns) that each step codes in a tile of height by width pixels."""
+    i, j = np.arange(rows)[:, None], np.arange(columns)[None]
+    upper = (np.arange(channels) >= channels // 2)[:, None, None]
+    step = (i + j + upper) % 2
+    coded = (16 * i < height) & (16 * j < width)
+    return tuple(np.flatnonzero((step == t) & coded) for t in (0, 1))
+
+
+@lru_cache(maxsize=16)
+def _first_step(channels: int, rows: int, columns: int) -> NDArray[np.bool_]:
+    i, j = np.arange(rows)[:, None], np.arange(columns)[None]
+    return (i + j + (np.arange(channels) >= channels // 2)[:, None, None]) % 2 == 0
+
+
+def _merge(t: int, y8: Ints, mean: Ints) -> Ints:
+    """y8 with the means of step t put where step t stands; symbols are added afterwards."""
+    first = _first_step(*mean.shape)
+    return np.where(first, mean, 0) if t == 0 else np.where(first, y8, mean)
+
+
+def _z_tables(runtime: Runtime, level: int, shape: tuple[int, ...]) -> tuple[Indices, NDArray[np.int16]]:
+    bundle = runtime.bundle
+    index = np.repeat(bundle.z_table[level], shape[1] * shape[2])
+    return index, bundle.z_offset[level][:, None, None]
+
+
+def encode_tile(
+    runtime: Runtime, y: NDArray[np.float32], level: int, size_px: tuple[int, int], quantiser: Quantiser
+) -> bytes:
+    """Latents' checksum and words of a tile.
+
+    Args:
+        runtime: The model's networks.
+        y: Output of the analysis (m, 4a, 4b).
+        level: 0..255.
+        size_px: Height and width of the tile.
+        quantiser: Chooses symbols for residuals.
+    """
+    tables = runtime.bundle.tables
+    z = np.clip(np.rint(runtime.hyper_analyse(y)), -Z_LIMIT, Z_LIMIT).astype(np.int16)
+    z_index, z_offset = _z_tables(runtime, level, z.shape)
+    parts = [((z - z_offset).astype(np.int32).ravel(), z_index)]
+    features = runtime.features(z, level)
+    y8 = np.zeros(y.shape, np.int32)
+    for t, places in enumerate(steps_of(*y.shape, *size_px)):
+        mean, index = runtime.step(t, features, y8)
+        chosen = index.ravel()[places]
+        residual = (y.ravel()[places] - mean.ravel()[places] * EIGHTH).astype(np.float32)
+        symbols = np.clip(quantiser(residual, chosen, tables), -SYMBOL_LIMIT, SYMBOL_LIMIT)
+        y8 = _merge(t, y8, mean)
+        y8.ravel()[places] += 8 * symbols
+        parts.append((symbols, chosen))
+    encoder = Encoder(tables)
+    for symbols, index in reversed(parts):
+        encoder.push(symbols, index)
+    return struct.pack("<I", Latents(z, y8).checksum()) + encoder.words()
+
+
+def decode_tile(runtime: Runtime, data: memoryview, level: int, size_px: tuple[int, int]) -> Latents:
+    """What `encode_tile` put into words.
+
+    Raises:
+        DamagedFile: If the words break a rule.
+        InexactRuntime: If they do not, but the latents are not the encoder's.
+    """
+    if len(data) < CHECKSUM_BYTES:
+        raise DamagedFile("a tile without latents")
+    manifest = runtime.bundle.manifest
+    rows, columns = padded(size_px[0]) // 64, padded(size_px[1]) // 64
+    (checksum,) = struct.unpack("<I", data[:CHECKSUM_BYTES])
+    decoder = Decoder(runtime.bundle.tables, data[CHECKSUM_BYTES:])
+    z_shape = (manifest.z_channels, rows, columns)
+    z_index, z_offset = _z_tables(runtime, level, z_shape)
+    try:
+        latents = _pop_latents(runtime, decoder, level, size_px, decoder.pop(z_index).reshape(z_shape) + z_offset)
+        decoder.finish()
+    except DamagedFile as error:  # the words' own checksum held, so it is not the file that is wrong
+        raise _inexact() from error
+    if latents.checksum() != checksum:
+        raise _inexact()
+    return latents
+
+
+def _pop_latents(runtime: Runtime, decoder: Decoder, level: int, size_px: tuple[int, int], z: Ints) -> Latents:
+    if np.abs(z).max() > Z_LIMIT:
+        raise DamagedFile(f"z reaches {np.abs(z).max()}, beyond {Z_LIMIT}")
+    shape = (runtime.bundle.manifest.y_channels, 4 * z.shape[1], 4 * z.shape[2])
+    features = runtime.features(z.astype(np.int16), level)
+    y8 = np.zeros(shape, np.int32)
+    for t, places in enumerate(steps_of(*shape, *size_px)):
+        mean, index = runtime.step(t, features, y8)
+        y8 = _merge(t, y8, mean)
+        y8.ravel()[places] += 8 * decoder.pop(index.ravel()[places])
+    return Latents(z.astype(np.int16), y8)
+
+
+def _inexact() -> InexactRuntime:
+    return InexactRuntime(
+        "the file is whole, but this machine computed other latents than the encoder: its runtime is not exact. "
+        "Run onnxruntime's CPU provider in float32, and report this"
+    )

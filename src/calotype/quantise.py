@@ -1,0 +1,35 @@
+"""How an encoder turns residuals into symbols. Decoding does not depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calotype.coding import Tables
+
+Ints = NDArray[np.int32]
+Quantiser = Callable[[NDArray[np.float32], NDArray[np.uint8], Tables], Ints]
+"""Residuals y - mean and table indices, both (n,) -> symbols (n,)."""
+
+BITS_PER_SQUARED_STEP = 24.0
+"""What a squared error of one step costs in bits, when the step is optimal at high rate: then dR/dstep = -1 / ln 2 bits
+per relative change balances the distortion step^2 / 12."""
+
+
+def round_to_nearest(residual: NDArray[np.float32], index: NDArray[np.uint8], tables: Tables) -> Ints:  # noqa: ARG001
+    """The plain quantiser."""
+    return np.rint(residual).astype(np.int32)
+
+
+def rate_aware(residual: NDArray[np.float32], index: NDArray[np.uint8], tables: Tables) -> Ints:
+    """Takes the neighbour nearer to zero wherever the bits it saves outweigh the squared error it adds."""
+    nearest = np.rint(residual).astype(np.int32)
+    places = np.flatnonzero(nearest)
+    q, r, table = nearest[places], residual[places], index[places]
+    smaller = q - np.sign(q)
+    saved_bits = tables.cost_bits(q, table) - tables.cost_bits(smaller, table)
+    added_error = (r - smaller) ** 2 - (r - q) ** 2
+    nearest[places] = np.where(saved_bits > BITS_PER_SQUARED_STEP * added_error, smaller, q)
+    return nearest

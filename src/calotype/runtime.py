@@ -1,0 +1,87 @@
+"""Runs the graphs of a bundle. The only place that knows onnxruntime."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calotype.bundle import Bundle
+from calotype.tiling import run_in_windows
+
+Floats = NDArray[np.float32]
+
+WINDOW_PX = 1024
+HALO_PX = 64
+"""More than the receptive field of g_a and g_s: ten depthwise 3x3 at 1/8 fit into it."""
+
+
+class Runtime:
+    """The networks of one bundle on numpy arrays without a batch axis. Safe to share between threads.
+
+    Args:
+        bundle: The model.
+        threads: Threads of one network; None leaves it to onnxruntime.
+        optimise: Whether onnxruntime may rewrite the graphs. The prior's results do not depend on it.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None, *, optimise: bool = True) -> None:
+        self.bundle = bundle
+        self._threads, self._optimise = threads, optimise
+        self._sessions: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def _session(self, graph: str) -> Any:
+        with self._lock:
+            if graph not in self._sessions:
+                import onnxruntime as ort
+
+                options = ort.SessionOptions()
+                options.intra_op_num_threads = self._threads or os.cpu_count() or 1
+                options.log_severity_level = 3
+                if not self._optimise:
+                    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+                self._sessions[graph] = ort.InferenceSession(
+                    self.bundle.members[graph], options, providers=["CPUExecutionProvider"]
+                )
+            return self._sessions[graph]
+
+    def run(self, graph: str, **inputs: NDArray[Any]) -> list[Floats]:
+        """Run one graph; tensors have their batch axis here."""
+        return self._session(graph).run(None, inputs)
+
+    def _transform(self, graph: str, name: str, x: Floats, level: int, scale: tuple[int, int]) -> Floats:
+        def run(window: Floats) -> Floats:
+            return self.run(graph, **{name: window[None], "level": np.array([level], np.int64)})[0][0]
+
+        return run_in_windows(run, x, scale, WINDOW_PX, HALO_PX)
+
+    def analyse(self, x: Floats, level: int) -> Floats:
+        """g_a: picture (c, h, w) in [-0.5, 0.5], sides multiples of 64 -> y (m, h/16, w/16) in quantiser steps."""
+        return self._transform("g_a.onnx", "x", x, level, (1, 16))
+
+    def synthesise(self, y_hat: Floats, level: int, head: int = 0) -> Floats:
+        """g_s: y_hat (m, h, w) -> picture (c, 16h, 16w)."""
+        return self._transform(self.bundle.manifest.heads[head][1], "y", y_hat, level, (16, 1))
+
+    def preview(self, y_hat: Floats, level: int) -> Floats:
+        """y_hat (m, h, w) -> thumbnail (c, h, w): the picture at 1/16."""
+        return self._transform(self.bundle.manifest.preview, "y", y_hat, level, (16, 16))
+
+    def hyper_analyse(self, y: Floats) -> Floats:
+        """h_a: y (m, 4a, 4b) -> z (k, a, b), not yet rounded."""
+        return self.run("h_a.onnx", y=y[None])[0][0]
+
+    def features(self, z: NDArray[np.int16], level: int) -> Floats:
+        """h_s: z (k, a, b) -> features (p, 4a, 4b), exact."""
+        bias = self.bundle.level_bias[level].astype(np.float32)[None, :, None, None]
+        return self.run("h_s.onnx", z=z[None].astype(np.float32), level_bias=bias)[0][0]
+
+    def step(self, t: int, features: Floats, y8: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """Step t of the prior, exact: features and the known part of y8 -> mean in eighths, table index, (m, h, w)."""
+        known = {"known": y8[None].astype(np.float32)} if t else {}
+        mean, index = self.run(self.bundle.manifest.step_graphs[t], features=features[None], **known)
+        return mean[0].astype(np.int32), index[0].astype(np.uint8)
