@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,7 @@ def test_rd_writes_every_point_and_the_means(folder: Path, capsys: pytest.Captur
     data = calotype.encode(image, quality=20)
     assert points[0]["file_bytes"] == len(data)
     assert points[0]["bpp"] == 8 * len(data) / (96 * 64)
+    assert points[0]["model_id"] == calotype.info(data).model_id
     assert points[0]["psnr_db"] == psnr_db(np.asarray(image), calotype.decode_array(data))
     assert results["mean"][1]["psnr_db"] == pytest.approx((points[1]["psnr_db"] + points[3]["psnr_db"]) / 2)
     assert "mean of 2 pictures" in capsys.readouterr().out
@@ -180,8 +182,6 @@ def test_speed_prints_times_and_ratios(folder: Path, monkeypatch, capsys: pytest
 
 
 def test_decode_makes_rgb_of_any_picture() -> None:
-    from io import BytesIO
-
     file = BytesIO()
     Image.new("L", (3, 2), 9).save(file, "PNG")
     assert decode(file.getvalue()).mode == "RGB"

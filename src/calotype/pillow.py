@@ -72,11 +72,7 @@ def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:  
     metadata = {name: given[name] for name in _METADATA if name in given}
     if metadata:
         image = image.copy()
-        for name, block in metadata.items():
-            image.info[name] = block.tobytes() if isinstance(block, Image.Exif) else block
-            if name == "exif":
-                image.getexif().clear()
-                image.getexif().load(image.info[name] or b"")
+        image.info |= {k: v.tobytes() if isinstance(v, Image.Exif) else v for k, v in metadata.items()}
     try:
         file.write(codec.encode(image, **options))
     except CalotypeError as error:

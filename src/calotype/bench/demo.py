@@ -124,8 +124,8 @@ def comparison(trials: Sequence[Trial]) -> Image.Image:
                 cells.append(Cell(row.decoded, f"{row.codec}, {row.bpp:.2f} bpp", detail))
         sheet.append((PICTURES[trial.picture], cells))
     footer = (
-        "Crops, enlarged twice. Bytes and PSNR in RGB are those of the whole picture. Every codec at its best quality "
-        "within calotype's bytes; * its smallest file is larger."
+        "Crops, enlarged twice. Bytes and PSNR (RGB) of the whole picture, each codec at its best quality within "
+        "calotype's bytes (* its smallest is larger). AVIF is tuned for the eye, not for PSNR."
     )
     return side_by_side(sheet, footer)
 

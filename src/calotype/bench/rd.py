@@ -38,6 +38,8 @@ class Point:
     file_bytes: int
     bpp: float
     psnr_db: float
+    model_id: str
+    """What coded it; empty where calotype chose to store the picture losslessly."""
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -52,7 +54,8 @@ def measure(path: Path, quality: float, effort: int = DEFAULT_EFFORT) -> Point:
         image = opened.convert("RGB")
     data = calotype.encode(image, quality=quality, effort=effort)
     distortion = psnr_db(np.asarray(image), calotype.decode_array(data))
-    return Point(path.name, quality, len(data), 8 * len(data) / (image.width * image.height), distortion)
+    info = calotype.info(data)
+    return Point(path.name, quality, info.file_bytes, info.bpp, distortion, info.model_id)
 
 
 def means(points: Iterable[Point]) -> dict[float, tuple[float, float]]:

@@ -12,7 +12,7 @@ from time import perf_counter
 import typer
 from rich.progress import track
 
-from calotype.cli.console import FAILURES, STDERR, complain, say, shown
+from calotype.cli.console import STDERR, complain, say, shown
 from calotype.cli.files import Job, Plan
 from calotype.errors import OptionError
 
@@ -68,7 +68,7 @@ def _outcomes(jobs: list[Job], work: Callable[[Job], Made], threads: int) -> Ite
             return work(job)
         except (BrokenPipeError, OptionError):  # these would come again with every file
             raise
-        except FAILURES as error:
+        except Exception as error:  # not even a mistake in the program ends a batch
             return error
 
     if threads == 1:

@@ -41,6 +41,8 @@ def describe(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif not isinstance(error, FAILURES):
+        text = f"unexpected {type(error).__name__}: {error}"
     return printable(" ".join(text.split()))
 
 

@@ -16,6 +16,7 @@ from calotype import library
 from calotype.cli import batch, files, pictures
 from calotype.cli.pictures import FORMATS
 from calotype.codec import MAX_PIXELS
+from calotype.container import unpack_header
 
 
 def decode(
@@ -42,7 +43,8 @@ def decode(
     """
     if output is None and len(inputs) == 2 and not inputs[1].lower().endswith(".calo"):
         output = inputs.pop()
-    suffix = _suffix(format, output)
+    several = recursive or len(inputs) > 1
+    suffix = _suffix(format, None if several else output)
     plan = files.plan(inputs, output, f".{suffix}", recursive=recursive, wanted=_is_calo)
     bundle = None if model is None else library.find(model)
     decoder = partial(calotype.decode, max_pixels=max_pixels or None, model=bundle)
@@ -74,4 +76,9 @@ def _decode(
     seconds = perf_counter() - start
     picture = pictures.save(image, target)
     files.write(job, picture)
-    return batch.Made(len(picture), image.width * image.height, seconds)
+    notes: list[str] = []
+    if unpack_header(data).depth == 16 and image.mode != "I;16":
+        notes.append("16-bit colour written as 8 bits")
+    if not target.metadata and (left_out := [name for name in pictures.METADATA if name in image.info]):
+        notes.append(f"without {', '.join(left_out)}")
+    return batch.Made(len(picture), image.width * image.height, seconds, tuple(notes))

@@ -72,7 +72,7 @@ def encode(
     """
     _refuse_together(quality=quality, bpp=bpp, size=size, psnr=psnr, lossless=lossless)
     _refuse_together(model=model, lossless=lossless)
-    if output is None and len(inputs) == 2 and inputs[1].endswith(".calo"):
+    if output is None and len(inputs) == 2 and inputs[1].lower().endswith(".calo"):
         output = inputs.pop()
     plan = files.plan(inputs, output, ".calo", recursive=recursive, wanted=pictures.is_picture)
     bundle = None if lossless else library.find(model)

@@ -53,12 +53,15 @@ FORMATS = {
 }
 """Formats to write, by suffix."""
 
+METADATA = ("exif", "icc_profile", "xmp")
+"""Names of metadata in `info` of Pillow's images and, mostly, among the options of `save`."""
+
 _XMP_TAG = 700
 _TIFF_LAYOUT = {*range(254, 260), 262, 266, 273, *range(277, 282), 284, *range(317, 326), 330, 338, 339, 347, _XMP_TAG}
 """TIFF tags of how pixels are stored; EXIF that came from another TIFF may hold them."""
 
 _POINTERS = {34665, 34853}
-"""TIFF tags of EXIF's inner directories, which libtiff does not write; Pillow does, in files that are not compressed."""
+"""TIFF tags of EXIF's inner directories, which only Pillow's own writer keeps, and that does not compress."""
 
 
 def is_picture(path: Path) -> bool:
@@ -118,7 +121,7 @@ def _fit(image: Image.Image, target: Format) -> Image.Image:
 
 def _metadata(image: Image.Image, target: Format) -> dict[str, Any]:
     """Options of `save` that pass the metadata on."""
-    options = {name: image.info[name] for name in ("exif", "icc_profile", "xmp") if image.info.get(name)}
+    options = {name: image.info[name] for name in METADATA if image.info.get(name)}
     xmp: bytes | None = options.get("xmp")
     if target.name == "PNG" and xmp:
         options["pnginfo"] = PngImagePlugin.PngInfo()

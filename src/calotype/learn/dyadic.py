@@ -62,7 +62,7 @@ class DyadicConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(c_out))
 
     def shifts(self) -> Tensor:
-        """S of each output channel: the finest grid on which its largest weight fits and its products keep the bound."""
+        """The shift of each output channel: the finest grid on which weights fit and products keep the bound."""
         magnitude = self.weight.detach().abs().flatten(1)
         fits = WEIGHT_LIMIT / magnitude.amax(1).clamp_min(1e-12)
         bounded = PRODUCT_LIMIT / (self.in_limit * magnitude.sum(1)).clamp_min(1e-12)

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
+from PIL import Image
 
+from calotype import bundle, library
 from calotype.bundle import FORMAT
 from calotype.coding import PRECISION_BITS
+from calotype.encoder import PictureCoder
 from calotype.learn import prior
+from calotype.learn.config import Architecture
 from calotype.learn.dyadic import STREAM_BITS
 from calotype.learn.graph import Graph, numpy_of
 from calotype.learn.model import Codec
 from calotype.learn.prior import HyperSynthesis, StepPrior
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
+from calotype.pixels import from_image
 from calotype.proof import Layer, prove
+from calotype.runtime import Runtime
 
 ESCAPE_MASS = 2.0**-20
+CURVE_LEVELS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
 
 
 def _array_bytes(array: NDArray[np.generic]) -> bytes:
@@ -208,3 +221,58 @@ def members(codec: Codec, card: dict[str, Any]) -> tuple[dict[str, bytes], list[
     decoding = {**_tables(), **_level_arrays(codec), **exact, **synthesis}
     analysis = {"g_a.onnx": analysis_graph(codec.g_a, arch.channels), "h_a.onnx": hyper_analysis_graph(codec.h_a)}
     return {**decoding, **analysis, "manifest.json": manifest(codec, card, sorted(decoding))}, proof
+
+
+def measure(path: Path, pictures: Sequence[Image.Image]) -> list[dict[str, float]]:
+    """Rate and distortion of a bundle over pictures: mean bpp of real files and mean PSNR at some levels."""
+    model = library.find(path)
+    curve: list[dict[str, float]] = []
+    for level in CURVE_LEVELS:
+        coders = [PictureCoder.of(from_image(p, strip=True), Runtime(model), effort=1) for p in pictures]
+        files = [coder.at_level(level) for coder in coders]
+        bpp = [8 * len(f) / (p.width * p.height) for f, p in zip(files, pictures, strict=True)]
+        psnr_db = [coder.psnr_db(f) for coder, f in zip(coders, files, strict=True)]
+        curve.append({"level": level, "bpp": round(fmean(bpp), 4), "psnr_db": round(fmean(psnr_db), 3)})
+    return curve
+
+
+def export(run: Path, out: Path, card: dict[str, Any], validation: Sequence[Image.Image]) -> list[Layer]:
+    """Write the bundle of a training run, with its curve on validation pictures; returns the proof of its prior.
+
+    Args:
+        run: Folder of `calotype.learn.train`.
+        out: The bundle to write.
+        card: What the manifest says besides: name, version, status, training data, licence.
+        validation: Pictures that were not trained on.
+    """
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    codec = Codec(Architecture(**json.loads((run / "architecture.json").read_text())))
+    codec.load_state_dict(state["average"])
+    recipe = json.loads((run / "recipe.json").read_text())
+    card = {**card, "architecture": asdict(codec.arch), "recipe": recipe, "steps_trained": state["step"]}
+    content, proof = members(codec.eval(), card)
+    with TemporaryDirectory() as folder:  # a bundle must exist before it can be measured
+        unmeasured = Path(folder) / "unmeasured.calomodel"
+        bundle.write(unmeasured, content)
+        card["curve"] = measure(unmeasured, validation)
+    bundle.write(out, members(codec, card)[0])
+    return proof
+
+
+def main() -> None:
+    """Read the command line, export."""
+    parser = argparse.ArgumentParser(description="Write a training run as a bundle.")
+    parser.add_argument("run", type=Path, help="folder of calotype.learn.train")
+    parser.add_argument("--out", type=Path, required=True, help="the bundle to write, NAME.calomodel")
+    parser.add_argument("--card", type=Path, required=True, help="JSON of name, version, status, data, licence")
+    parser.add_argument("--validation", type=Path, required=True, help="folder of pictures not trained on")
+    args = parser.parse_args()
+    pictures = [Image.open(p).convert("RGB") for p in sorted(args.validation.iterdir())]
+    proof = export(args.run, args.out, json.loads(args.card.read_text()), pictures)
+    worst = max(proof, key=lambda layer: layer.used)
+    print(f"{args.out}: {args.out.stat().st_size} bytes, id {bundle.read(args.out).id.hex()}")
+    print(f"exact: {len(proof)} sums, at most {worst.used:.2f} of 2^24 ({worst.name})")
+
+
+if __name__ == "__main__":
+    main()

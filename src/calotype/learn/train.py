@@ -139,10 +139,12 @@ def main() -> None:
     args = parser.parse_args()
     recipe = Recipe(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)})
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1))
+    arch = Architecture()
+    for name, config in (("recipe", recipe), ("architecture", arch)):
+        (args.out / f"{name}.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
     fine = read_folder(args.lossless, recipe.crop_px) if args.lossless else []
     crops = Crops(read_folder(args.folder, recipe.crop_px), fine, recipe.fine_level, recipe.crop_px, recipe.seed)
-    run(Training(Architecture(), recipe, crops), args.out)
+    run(Training(arch, recipe, crops), args.out)
 
 
 if __name__ == "__main__":

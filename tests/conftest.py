@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import calotype
+from calotype import library
+from calotype.bundle import Bundle
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def photo_model() -> Bundle:
+    return library.find("photo")
+
+
+@pytest.fixture(scope="session")
+def photo() -> Image.Image:
+    """A photograph of 512x512."""
+    from skimage import data
+
+    return Image.fromarray(data.astronaut())
+
+
+@pytest.fixture(scope="session")
+def small_photo(photo: Image.Image) -> Image.Image:
+    """A corner of it that no multiple of 16 fits."""
+    return photo.crop((150, 20, 350, 171))
+
+
+@pytest.fixture(scope="session")
+def small_file(small_photo: Image.Image) -> bytes:
+    return calotype.encode(small_photo, quality=50)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of test images beside the checkout, where there is one."""
+    folder = Path(os.environ.get("CALOTYPE_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no test images at {folder}; set CALOTYPE_SHARED")
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def psnr_db(a: Image.Image | np.ndarray, b: Image.Image | np.ndarray) -> float:
+    x, y = np.asarray(a), np.asarray(b)
+    peak = 65535 if x.dtype == np.uint16 else 255
+    error = np.mean((x.astype(float) - y.astype(float)) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(peak**2 / error))

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calotype.bundle import Bundle
+from calotype.coding import Decoder, Encoder, Tables
+from calotype.errors import DamagedFile
+
+
+class SlowDecoder:
+    """rANS as SPEC.md writes it, one symbol at a time."""
+
+    def __init__(self, tables: Tables, words: bytes) -> None:
+        self.tables, self.words, self.state = tables, np.frombuffer(words, "<u4").tolist(), 0
+        self._refill()
+
+    def _refill(self) -> None:
+        while self.state < 1 << 32 and self.words:
+            self.state = self.state << 32 | self.words.pop()
+
+    def symbol(self, frequencies: np.ndarray) -> int:
+        starts = np.concatenate([[0], np.cumsum(frequencies.astype(np.int64))])
+        r = self.state % (1 << 24)
+        i = int(np.searchsorted(starts, r, side="right")) - 1
+        self.state = (self.state >> 24) * int(frequencies[i]) + r - int(starts[i])
+        self._refill()
+        return i
+
+    def pop(self, index: np.ndarray) -> np.ndarray:
+        out = np.zeros(len(index), int)
+        for t in sorted(set(index.tolist())):
+            table, escapes = self.tables.tables[t], []
+            for place in np.flatnonzero(index == t):
+                out[place] = self.symbol(table.frequencies) - table.radius
+                if out[place] > table.radius:
+                    escapes.append(place)
+            for place in escapes:
+                out[place] = self.symbol(np.full(65536, 256)) - 32768
+        return out
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(-32767, 32767) | st.integers(-9, 9), st.integers(0, 63)), max_size=200))
+def test_slow_decoder_agrees(photo_model: Bundle, pairs: list[tuple[int, int]]) -> None:
+    symbols, index = (np.array([p[i] for p in pairs], d) for i, d in ((0, np.int32), (1, np.uint8)))
+    encoder = Encoder(photo_model.tables)
+    encoder.push(symbols, index)
+    slow = SlowDecoder(photo_model.tables, encoder.words())
+    assert slow.pop(index).tolist() == symbols.tolist()
+    assert slow.state == 0
+    assert not slow.words
+    fast = Decoder(photo_model.tables, encoder.words())
+    assert fast.pop(index).tolist() == symbols.tolist()
+    fast.finish()
+
+
+def test_reaches_the_entropy(photo_model: Bundle, rng: np.random.Generator) -> None:
+    index = np.minimum(63, rng.geometric(0.08, 100_000) - 1).astype(np.uint8)
+    sigma = 0.11 * (256 / 0.11) ** (index / 63)
+    symbols = np.rint(rng.normal(0, sigma)).astype(np.int32)
+    encoder = Encoder(photo_model.tables)
+    encoder.push(symbols, index)
+    ideal_bits = photo_model.tables.cost_bits(symbols, index).sum(dtype=float)
+    gaussian_bits = np.log2(sigma * np.sqrt(2 * np.pi * np.e))[sigma > 2].sum()
+    assert 8 * len(encoder.words()) == pytest.approx(ideal_bits, rel=5e-4)
+    assert photo_model.tables.cost_bits(symbols, index)[sigma > 2].sum(dtype=float) == pytest.approx(
+        gaussian_bits, rel=0.01
+    )
+
+
+def test_pushes_pop_in_reverse(photo_model: Bundle) -> None:
+    encoder = Encoder(photo_model.tables)
+    first, second = np.array([1, -2, 3000], np.int32), np.array([7], np.int32)
+    encoder.push(second, np.array([40], np.uint8))
+    encoder.push(first, np.array([30, 2, 2], np.uint8))
+    decoder = Decoder(photo_model.tables, encoder.words())
+    assert decoder.pop(np.array([30, 2, 2], np.uint8)).tolist() == [1, -2, 3000]
+    with pytest.raises(DamagedFile, match="state"):
+        decoder.finish()
+    assert decoder.pop(np.array([40], np.uint8)).tolist() == [7]
+    decoder.finish()
+
+
+@pytest.mark.parametrize("words", [b"abc", b"abcd\0\0\0\0"])
+def test_bad_words(photo_model: Bundle, words: bytes) -> None:
+    with pytest.raises(DamagedFile):
+        Decoder(photo_model.tables, words)

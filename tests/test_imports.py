@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ["torch", "scipy", "matplotlib", "onnx", "skimage", "openvino"]
+
+
+def _loaded_after(code: str) -> set[str]:
+    code += f"\nimport sys; print(*[m for m in {HEAVY} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["calotype", "calotype.pillow", "calotype.cli"])
+def test_imports_stay_light(module: str) -> None:
+    assert _loaded_after(f"import {module}") == set()
+
+
+def test_coding_needs_no_torch() -> None:
+    code = "import calotype, numpy as np; calotype.decode(calotype.encode(np.arange(300, dtype='u2').reshape(20, 15)))"
+    assert _loaded_after(code) == set()
+
+
+def test_exported_names() -> None:
+    import calotype
+
+    assert all(hasattr(calotype, name) for name in calotype.__all__)
+    errors = [getattr(calotype, n) for n in calotype.__all__ if isinstance(getattr(calotype, n), type)]
+    assert all(issubclass(e, calotype.CalotypeError) for e in errors if issubclass(e, Exception))
