@@ -56,6 +56,13 @@ def test_found_in_the_users_folder(tmp_path: Path, members: dict[str, bytes], mo
     assert library.find("mine").name == "mine"
 
 
+def test_a_bad_model_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bad.calomodel").write_bytes(b"not a model")
+    monkeypatch.setenv("CALOTYPE_MODELS", str(tmp_path))
+    with pytest.warns(UserWarning, match="left out"):
+        assert [b.name for b in calotype.models()] == ["photo"]
+
+
 def test_missing_models(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="installed: photo"):
         library.find("nonesuch")

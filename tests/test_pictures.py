@@ -101,6 +101,36 @@ def test_metadata_is_kept(small_photo: Image.Image) -> None:
     assert set(calotype.info(calotype.encode(picture)).metadata) == {"exif", "icc", "xmp"}
 
 
+def test_tiff_is_turned_once(small_photo: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    small_photo.save(buffer, "TIFF", exif=exif.tobytes(), icc_profile=b"x" * 3000)
+    decoded = _round_trip(Image.open(buffer), lossless=True)
+    assert decoded.size == small_photo.size[::-1]
+    assert 0x0112 not in decoded.getexif()
+    assert len(decoded.info.get("exif", b"")) < 200
+
+
+@pytest.mark.parametrize("strip", [True, False])
+def test_broken_exif(small_photo: Image.Image, strip: bool) -> None:
+    buffer = io.BytesIO()
+    small_photo.save(buffer, "WEBP", exif=b"Exif\0\0M\xff\0*\0\0\0\x08")
+    picture = Image.open(buffer)
+    if strip:
+        with pytest.raises(InputError, match="EXIF"):
+            calotype.encode(picture, strip=True)
+    else:
+        assert _round_trip(picture).info["exif"] == picture.info["exif"]
+
+
+def test_truncated_input(small_photo: Image.Image) -> None:
+    buffer = io.BytesIO()
+    small_photo.save(buffer, "PNG")
+    with pytest.raises(InputError, match="cannot be read"):
+        calotype.encode(Image.open(io.BytesIO(buffer.getvalue()[:-5000])))
+
+
 def test_strip_applies_the_orientation(small_photo: Image.Image) -> None:
     picture = _with_exif(small_photo, orientation=6)
     decoded = _round_trip(picture, strip=True, quality=90)

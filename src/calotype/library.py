@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
 from calotype.bundle import SUFFIX, Bundle, read
-from calotype.errors import ModelNotFound
+from calotype.errors import InvalidModel, ModelNotFound
 
 DEFAULT_MODEL = "photo"
 
@@ -54,8 +55,11 @@ def open_path(path: Path) -> Bundle:
 def installed() -> Iterator[Bundle]:
     """The models in the package, then those in the user's folder."""
     for folder in (shipped_folder(), user_folder()):
-        if folder.is_dir():
-            yield from (open_path(p) for p in sorted(folder.glob(f"*{SUFFIX}")))
+        for path in sorted(folder.glob(f"*{SUFFIX}")):
+            try:
+                yield open_path(path)
+            except InvalidModel as error:  # noqa: PERF203
+                warnings.warn(f"a model is left out: {error}", stacklevel=2)
 
 
 def find(model: Bundle | str | Path | None) -> Bundle:

@@ -7,6 +7,7 @@ alpha is divided out.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,9 @@ _EXIF_PREFIX = b"Exif\0\0"
 _STILL_FORMATS = {"MPO"}  # a photograph with views of the same moment behind it
 _DIRECT = {"L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB"}
 _BY_CONVERSION = {"CMYK", "YCbCr", "LAB", "HSV"}
-_GREY, _COLOUR = ("L", "LA"), ("RGB", "RGBA")
+_GREY = ("L", "LA")
+_TIFF_LAYOUT = {*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, 320, *range(322, 326), 338, 339, 347,
+                *range(529, 533), 700, 33723, 34377, 34675}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,20 @@ def from_array(array: NDArray[Any]) -> Picture:
     return Picture(np.ascontiguousarray(samples), shaped[:, :, -1:].copy() if has_alpha else None, {})
 
 
+def _exif(image: Image.Image) -> bytes:
+    """EXIF as the file had it; that of a TIFF, whose EXIF is its directory, without what lays out the pixels."""
+    if "exif" in image.info:
+        return bytes(image.info["exif"]).removeprefix(_EXIF_PREFIX)
+    exif = image.getexif()
+    for tag in _TIFF_LAYOUT & set(exif):
+        del exif[tag]
+    return exif.tobytes().removeprefix(_EXIF_PREFIX) if len(exif) else b""
+
+
 def _metadata(image: Image.Image) -> dict[Metadata, bytes]:
-    exif = image.getexif().tobytes().removeprefix(_EXIF_PREFIX) if len(image.getexif()) else b""
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     blocks = {
-        Metadata.EXIF: exif,
+        Metadata.EXIF: _exif(image),
         Metadata.ICC: image.info.get("icc_profile") or b"",
         Metadata.XMP: xmp.encode() if isinstance(xmp, str) else xmp,
     }
@@ -112,9 +124,13 @@ def from_image(image: Image.Image, *, strip: bool = False) -> Picture:
         raise InputError(f"the file holds {frames} pictures; calotype encodes one: extract it first")
     if 0 in image.size:
         raise InputError("the picture has no pixels")
-    if strip:
-        image = ImageOps.exif_transpose(image)
-    metadata = {} if strip else _metadata(image)
+    try:
+        image.load()  # before EXIF is read: Pillow turns a TIFF upright as it loads it
+        if strip:
+            image = ImageOps.exif_transpose(image)
+        metadata = {} if strip else _metadata(image)
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise InputError(f"the picture or its EXIF cannot be read: {error}") from error
     if image.mode == "I" or image.mode.startswith("I;16"):
         picture, mode = _grey_16(image), "L"
     else:

@@ -41,6 +41,8 @@ class Runtime:
 
                 options = ort.SessionOptions()
                 options.intra_op_num_threads = self._threads or os.cpu_count() or 1
+                # Each network has its own threads; those that wait by spinning would hold up the next network's.
+                options.add_session_config_entry("session.intra_op.allow_spinning", "0")
                 options.log_severity_level = 3
                 if not self._optimise:
                     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
