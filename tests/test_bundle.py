@@ -13,7 +13,7 @@ from PIL import Image
 import calotype
 from calotype import bundle, library
 from calotype.bundle import Bundle
-from calotype.errors import CalotypeError, InvalidModel, ModelNotFound
+from calotype.errors import InvalidModel, ModelNotFound
 from calotype.proof import prove
 
 
@@ -43,7 +43,7 @@ def test_id_covers_what_decoding_needs_and_no_more(
     members["manifest.json"] = json.dumps(card).encode()
     members["g_a.onnx"] += b""
     assert bundle.read(_written(tmp_path, members)).id == photo_model.id
-    members["z_offset.npy"] = members["z_offset.npy"][:-2] + b"\1\0"
+    members["z_offset.i16"] = members["z_offset.i16"][:-2] + b"\1\0"
     assert bundle.read(_written(tmp_path, members)).id != photo_model.id
 
 
@@ -95,17 +95,31 @@ def test_manifests_that_are_none(tmp_path: Path, members: dict[str, bytes], raw:
         bundle.read(_written(tmp_path, members))
 
 
-@pytest.mark.parametrize("name", ["tables.npy", "radii.npy", "z_offset.npy", "z_table.npy", "level_bias.npy"])
-def test_bad_arrays(tmp_path: Path, members: dict[str, bytes], name: str, photo_model: Bundle) -> None:
+@pytest.mark.parametrize("name", ["tables.u32", "radii.u16", "z_offset.i16", "z_table.u8", "level_bias.i16"])
+def test_bad_arrays(tmp_path: Path, members: dict[str, bytes], name: str) -> None:
     whole = members[name]
-    pickled = (
-        b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }" + b" " * 60 + b"\n\x80\x04N."
-    )
-    for raw in (b"", whole[:-3], whole[:100], pickled, whole.replace(b"(", b"(9,", 1)):
+    for raw in (b"", whole[:-3], whole[:100], bytes(len(whole) + 8)):
         members[name] = raw
-        path = _written(tmp_path, members)
-        with pytest.raises(CalotypeError):
-            library.open_path(path)
+        with pytest.raises(InvalidModel, match=name.split(".")[0]):
+            library.open_path(_written(tmp_path, members))
+
+
+def test_arrays_out_of_range(tmp_path: Path, members: dict[str, bytes]) -> None:
+    for name, raw in (("z_table.u8", b"\xff"), ("radii.u16", b"\0\0"), ("tables.u32", b"\0\0\0\0")):
+        changed = {**members, name: raw + members[name][len(raw) :]}
+        with pytest.raises(InvalidModel):
+            library.open_path(_written(tmp_path, changed))
+
+
+def test_graphs_under_other_names_are_vetted_too(tmp_path: Path, members: dict[str, bytes]) -> None:
+    card = json.loads(members["manifest.json"])
+    for name in ("g_s.bin", "g_a.onnx", "manifest.json", "other.onnx"):
+        heads = [{"name": "psnr", "graph": name}]
+        decoding = sorted({*card["decoding"], name} - {"g_s.onnx"})
+        changed = {**members, name: members.get(name, b"not onnx")}
+        _change_manifest(changed, heads=heads, decoding=decoding)
+        with pytest.raises(InvalidModel):
+            library.open_path(_written(tmp_path, changed))
 
 
 def test_zip_tricks(tmp_path: Path, members: dict[str, bytes]) -> None:
@@ -129,49 +143,72 @@ def test_vetted_before_use(tmp_path: Path, members: dict[str, bytes]) -> None:
             library.open_path(_written(tmp_path, members))
 
 
-def _one_conv(weight: np.ndarray, *, opset: int = 17, kind: str = "Conv") -> bytes:
-    channels = weight.shape[1]
-    constants = {
-        "lo": np.float32(-512),
-        "hi": np.float32(511),
-        "w": weight.astype(np.float32),
-        "b": np.zeros(len(weight), "f4"),
-    }
-    nodes = [
-        helper.make_node("Clip", ["x", "lo", "hi"], ["c"]),
-        helper.make_node(kind, ["c", "w", "b"][: 3 if kind == "Conv" else 1], ["y"]),
-    ]
-    value = [
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, "h", "w"])
-        for n, c in (("x", channels), ("y", len(weight)))
-    ]
-    tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+def _graph(*steps: tuple[str, str, str, dict[str, object]], **constants: object) -> bytes:
+    """A graph from x (4 channels) to features; a step is (operator, "inputs", output, attributes)."""
+    values = {"lo": np.float32(-512), "hi": np.float32(511), **constants}
+    nodes = [helper.make_node(kind, inputs.split(), [out], **how) for kind, inputs, out, how in steps]
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4, "h", "w"]) for n in ("x", "features")]
+    tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in values.items()]
     graph = helper.make_graph(nodes, "g", value[:1], value[1:], tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8).SerializeToString()
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+CLIP, MID = ("Clip", "x lo hi", "c", {}), ("Floor", "c", "y", {})
+END = [("Floor", "y", "f", {}), ("Clip", "f lo hi", "features", {})]
+
+
+def _one_conv(weight: object, bias: object = 0.5, **how: object) -> bytes:
+    shape = (4, 1, 3, 3) if how else (4, 4, 1, 1)
+    w, b = np.full(shape, weight, np.float32), np.full(4, bias, np.float32)
+    return _graph(CLIP, ("Conv", "c w b", "y", how), *END, w=w, b=b)
 
 
 def test_proof_accepts_what_is_exact_and_measures_it() -> None:
-    (layer,) = prove("g", _one_conv(np.full((2, 100, 1, 1), 127 / 4)))
-    assert layer.used == pytest.approx(100 * 127 * 512 / 2**24)
+    (layer,) = prove("g", _one_conv(127 / 4))
+    assert layer.used == pytest.approx((4 * 127 * 512 + 2) / 2**24)  # on a grid of 1/4
+    prove("g", _one_conv(1.0, group=4, kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
 
 
 @pytest.mark.parametrize(
     ("raw", "why"),
     [
-        (_one_conv(np.full((1, 300, 1, 1), 127.0)), "bound"),
-        (_one_conv(np.full((1, 1, 1, 1), 1 / 3)), "bound"),
-        (_one_conv(np.ones((1, 1, 3, 3)).repeat(2, 1)), "depthwise"),
-        (_one_conv(np.ones((1, 1, 1, 1)), opset=18), "opset"),
-        (_one_conv(np.ones((1, 1, 1, 1)), kind="Exp"), "operators"),
+        (_one_conv(9000.0), "bound"),
+        (_one_conv(1 / 3), "bound"),
+        (_one_conv(1.0, 1 / 3), "bound"),
+        (_one_conv(1.0, np.nan), "no numbers"),
+        (_one_conv(1.0, np.inf), "no numbers"),
+        (_one_conv(1.0, group=4, kernel_shape=[3, 3], pads=[0, 0, 0, 0]), "depthwise"),
+        (_one_conv(1.0, group=4, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]), "depthwise"),
+        (_graph(("Exp", "x", "features", {})), "operators"),
+        (_graph(("Floor", "x", "features", {})), "limits"),
+        (_graph(CLIP, ("Mul", "c third", "y", {}), *END, third=np.float32(1 / 3)), "power of 2"),
+        (_graph(CLIP, ("Mul", "c small", "features", {}), small=np.float32(2**-20)), "known result"),
+        (_graph(CLIP, ("Mul", "c large", "features", {}), large=np.float32(2**20)), "known result"),
+        (_graph(("Clip", "x third two", "features", {}), third=np.float32(1 / 3), two=np.float32(2)), "known result"),
+        (_graph(CLIP, ("DepthToSpace", "c", "y", {"blocksize": 2}), *END), "CRD"),
+        (_graph(CLIP, ("Concat", "c c", "y", {"axis": 2}), *END), "axis"),
+        (_graph(CLIP, ("Cast", "d", "w", {"to": 10}), MID, *END, d=np.int8(1)), "cast"),
+        (_graph(CLIP, MID, *END, x=np.zeros((1, 4, 1, 1), np.float32)), "inputs"),
+        (_graph(CLIP, ("Cast", "d", "w", {"to": 1}), MID, *END, d=np.float64(1)), "float32 nor int8"),
+        (_graph(CLIP, ("Mul", "a a", "y", {}), *END, a=np.float32(1 + 2**-13)), "no float32"),
     ],
-)
+)  # fmt: skip
 def test_proof_refuses(raw: bytes, why: str) -> None:
     with pytest.raises(InvalidModel, match=why):
         prove("g", raw)
 
 
+def test_proof_is_not_fooled_by_signs() -> None:
+    minus = ("Mul", "c minus", "n", {})
+    huge = ("Mul", "n huge", "m", {}), ("Mul", "c huge", "k", {}), ("Add", "m k", "s", {})
+    raw = _graph(CLIP, minus, *huge, ("Conv", "s w b", "y", {}), *END, minus=np.float32(-1), huge=np.float32(2.0**20),
+                 w=np.full((4, 4, 1, 1), 0.5, np.float32), b=np.zeros(4, np.float32) + 0.5)  # fmt: skip
+    with pytest.raises(InvalidModel, match="bound"):
+        prove("g", raw)
+
+
 def test_external_data_is_refused(members: dict[str, bytes]) -> None:
-    model = onnx.load_from_string(_one_conv(np.ones((1, 1, 1, 1))))
+    model = onnx.load_from_string(_one_conv(1.0))
     tensor = model.graph.initializer[2]
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL

@@ -258,3 +258,59 @@ def test_lossless_block_of_another_size_is_refused(small_photo: Image.Image) -> 
     for tile in (bytes(other.tiles[0]), b"", b"RIFF", bytes(whole.tiles[0])[:-40]):
         with pytest.raises(DamagedFile, match="lossless"):
             calotype.decode(calotype.container.pack(whole.header, {}, [tile]))
+
+
+def test_garbage_under_a_right_checksum(small_file: bytes, rng: np.random.Generator) -> None:
+    header = calotype.container.unpack(small_file).header
+    for size in (0, 3, 4, 8, 12, 400, 403):
+        with pytest.raises(CalotypeError):
+            calotype.decode(calotype.container.pack(header, {}, [rng.bytes(size)]))
+
+
+def test_webp_that_declares_more_is_refused_before_it_is_decoded(small_photo: Image.Image) -> None:
+    whole = calotype.container.unpack(calotype.encode(small_photo, lossless=True))
+    tile = bytearray(whole.tiles[0])
+    tile[21:25] = (16382 | 16382 << 14).to_bytes(4, "little")
+    with pytest.raises(DamagedFile, match="16383x16383"):
+        calotype.decode(calotype.container.pack(whole.header, {}, [bytes(tile)]))
+    with pytest.raises(DamagedFile, match="plain"):
+        calotype.decode(calotype.container.pack(whole.header, {}, [bytes(whole.tiles[0]) + b"junk"]))
+
+
+@pytest.mark.parametrize("rate", [{"size": 120}, {"psnr": 90}])
+def test_lossless_meets_rates_that_no_level_does(rate: dict[str, float]) -> None:
+    stripes = np.zeros((48, 48, 3), np.uint8)
+    stripes[::3] = 255
+    data = calotype.encode(stripes, **rate)
+    assert calotype.info(data).lossless
+    assert len(data) <= 120
+
+
+def test_number_types(small_photo: Image.Image) -> None:
+    assert calotype.encode(small_photo, quality=np.float32(50)) == calotype.encode(small_photo, quality=np.int64(50))
+    big_endian = np.asarray(small_photo.convert("L")).astype(">u2")
+    assert calotype.decode_array(calotype.encode(big_endian)).dtype == np.uint16
+    with pytest.raises(OptionError):
+        calotype.latents(small_photo, quality=101)
+
+
+def test_other_colour_spaces_warn(small_file: bytes) -> None:
+    from dataclasses import replace
+
+    whole = calotype.container.unpack(small_file)
+    header = replace(whole.header, cicp=(9, 16, 0, 1))
+    data = calotype.container.pack(header, {}, [bytes(t) for t in whole.tiles])
+    assert calotype.info(data).cicp == (9, 16, 0, 1)
+    with pytest.warns(UserWarning, match="CICP"):
+        calotype.decode(data)
+
+
+def test_two_colour_channels_are_no_alpha() -> None:
+    from calotype.lossless import pack
+
+    samples = np.arange(32, dtype=np.uint8).reshape(4, 4, 2)
+    header = calotype.container.Header(4, 4, 2, 8, alpha=False, tile_px=64, coding=None)
+    data = calotype.container.pack(header, {}, [pack(samples)])
+    np.testing.assert_array_equal(calotype.decode_array(data), samples)
+    with pytest.raises(calotype.UnsupportedFile, match="channels"):
+        calotype.decode(data)

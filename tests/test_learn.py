@@ -12,10 +12,11 @@ from PIL import Image
 import calotype
 from calotype import bundle, container
 from calotype.learn import train
+from calotype.learn.calibrate import fit
 from calotype.learn.config import Architecture, Recipe
 from calotype.learn.data import Crops, read_folder
 from calotype.learn.dyadic import DyadicBlock, DyadicConv, activation, stream
-from calotype.learn.export import export, frequencies, members
+from calotype.learn.export import export, family, frequencies, members
 from calotype.learn.model import Codec
 from calotype.learn.muon import orthogonalise
 from calotype.learn.prior import first_half
@@ -46,7 +47,7 @@ def codec(pictures: list[torch.Tensor]) -> Codec:
 @pytest.fixture(scope="module")
 def runtime(codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> Runtime:
     path = tmp_path_factory.mktemp("model") / "small.calomodel"
-    bundle.write(path, members(codec, CARD)[0])
+    bundle.write(path, members(codec, CARD, family())[0])
     return Runtime(bundle.read(path))
 
 
@@ -76,7 +77,7 @@ def test_the_bound_holds_whatever_the_weights() -> None:
     codec = Codec(SMALL)
     for p in codec.parameters():
         torch.nn.init.constant_(p, 50.0)
-    assert max(layer.used for layer in members(codec, CARD)[1]) < 1
+    assert max(layer.used for layer in members(codec, CARD, family())[1]) < 1
 
 
 def test_exported_prior_equals_torch_exactly(codec: Codec, runtime: Runtime, rng: np.random.Generator) -> None:
@@ -125,6 +126,17 @@ def test_frequencies() -> None:
         assert q.sum() == 1 << 24
         assert q.min() >= 1
         np.testing.assert_array_equal(q[:-1], q[-2::-1])
+
+
+def test_tables_fit_what_was_counted() -> None:
+    q = frequencies(1.0)
+    assert np.array_equal(fit([q], [np.zeros(len(q), np.int64)])[0], q)
+    count = np.zeros(len(q), np.int64)
+    count[len(q) // 2 - 1] = 10**7  # only zeros
+    (fitted,) = fit([q], [count])
+    assert fitted[len(q) // 2 - 1] > 0.999 * 2**24
+    assert fitted.min() >= 1
+    assert int(fitted.sum(dtype=np.int64)) == 1 << 24
 
 
 def test_starting_as_a_transform_helps(pictures: list[torch.Tensor]) -> None:
@@ -191,7 +203,7 @@ def test_from_folder_to_file(tmp_path: Path, photo: Image.Image, monkeypatch: py
     train.main()
     assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["step"] == 50
     out = tmp_path / "mine.calomodel"
-    export(tmp_path / "run", out, {**CARD, "name": "mine"}, validation=[photo.crop((0, 0, 128, 128))])
+    export(tmp_path / "run", out, {**CARD, "name": "mine"}, [photo.reduce(3)], [photo.crop((0, 0, 128, 128))])
     data = calotype.encode(photo, quality=70, model=out)
     assert calotype.decode(data, model=out).size == photo.size
     assert container.unpack_header(data).coding is not None

@@ -22,15 +22,17 @@ from calotype.errors import InvalidModel, ModelNotFound
 SUFFIX = ".calomodel"
 FORMAT = 1
 LEVELS = 256
+MAX_TABLES = 256
 MAX_MEMBERS = 64
 MAX_BUNDLE_BYTES = 64 << 20
 _MEMBER = re.compile(r"[a-z0-9_.-]+")
-_ARRAYS = ("tables.npy", "radii.npy", "z_offset.npy", "z_table.npy", "level_bias.npy")
+_ARRAYS = ("tables.u32", "radii.u16", "z_offset.i16", "z_table.u8", "level_bias.i16")
+_GRAPH = re.compile(r"[a-z0-9_]+\.onnx")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle says of itself; `card` holds all of it, also what only informs."""
+    """What a bundle says of itself. `curve` is (level, PSNR on photographs); `card` holds all of it."""
 
     name: str
     version: str
@@ -43,6 +45,7 @@ class Manifest:
     heads: tuple[tuple[str, str], ...]
     preview: str
     decoding: tuple[str, ...]
+    curve: tuple[tuple[int, float], ...]
     card: dict[str, Any]
 
     @property
@@ -91,46 +94,55 @@ class Bundle:
         lines = (f"{n} {hashlib.sha256(self.members[n]).hexdigest()}\n" for n in sorted(self.manifest.decoding))
         return hashlib.sha256("".join(lines).encode()).digest()[:MODEL_ID_BYTES]
 
-    def _array(self, name: str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        try:
-            array = np.lib.format.read_array(io.BytesIO(self.members[name]), allow_pickle=False, max_header_size=512)
-        except (ValueError, EOFError, OSError) as error:
-            raise InvalidModel(f"{self.path}: {name} is not an array: {error}") from error
-        wanted = tuple(n if n >= 0 else m for n, m in zip(shape, array.shape, strict=False))
-        if array.dtype != np.dtype(dtype) or array.shape != wanted or len(shape) != array.ndim:
-            raise InvalidModel(f"{self.path}: {name} is {array.dtype}{list(array.shape)}, not {dtype}{list(shape)}")
-        return array
+    def _array(self, name: str, dtype: str, columns: int | None = None) -> NDArray[Any]:
+        """A member as (256, columns), or as it is without columns."""
+        raw, itemsize = self.members[name], np.dtype(dtype).itemsize
+        wanted = f"{LEVELS} x {columns}" if columns else "any number of"
+        if len(raw) % itemsize or (columns and len(raw) != LEVELS * columns * itemsize):
+            raise InvalidModel(f"{self.path}: {name} has {len(raw)} bytes, not {wanted} values of {itemsize} bytes")
+        flat = np.frombuffer(raw, dtype)
+        return flat.reshape(LEVELS, columns) if columns else flat
 
     @cached_property
     def tables(self) -> Tables:
         """The family of tables."""
-        radii = self._array("radii.npy", "<u2", (-1,)).astype(int)
-        flat = self._array("tables.npy", "<u4", (-1,))
+        radii = self._array("radii.u16", "<u2").astype(int)
+        flat = self._array("tables.u32", "<u4")
         sizes = 2 * radii + 2
-        if not 1 <= len(radii) <= LEVELS or radii.min() < 1 or radii.max() > MAX_RADIUS or sizes.sum() != len(flat):
-            raise InvalidModel(f"{self.path}: radii.npy and tables.npy do not fit together")
+        if not 1 <= len(radii) <= MAX_TABLES or radii.min() < 1 or radii.max() > MAX_RADIUS or sizes.sum() != len(flat):
+            raise InvalidModel(f"{self.path}: radii.u16 and tables.u32 do not fit together")
         parts = np.split(flat, np.cumsum(sizes)[:-1])
         if any(q.min() < 1 or int(q.sum(dtype=np.uint64)) != 1 << PRECISION_BITS for q in parts):
-            raise InvalidModel(f"{self.path}: a table in tables.npy does not sum to 2^{PRECISION_BITS} or holds a 0")
+            raise InvalidModel(f"{self.path}: a table in tables.u32 does not sum to 2^{PRECISION_BITS} or holds a 0")
         return Tables(tuple(Table(int(r), q) for r, q in zip(radii, parts, strict=True)))
 
     @cached_property
     def z_offset(self) -> NDArray[np.int16]:
         """Offset of z's symbols, (256, k)."""
-        return self._array("z_offset.npy", "<i2", (LEVELS, self.manifest.z_channels))
+        return self._array("z_offset.i16", "<i2", self.manifest.z_channels)
 
     @cached_property
     def z_table(self) -> NDArray[np.uint8]:
         """Table of z's symbols, (256, k)."""
-        table = self._array("z_table.npy", "|u1", (LEVELS, self.manifest.z_channels))
+        table = self._array("z_table.u8", "|u1", self.manifest.z_channels)
         if table.max() >= len(self.tables.tables):
-            raise InvalidModel(f"{self.path}: z_table.npy names table {table.max()} of {len(self.tables.tables)}")
+            raise InvalidModel(f"{self.path}: z_table.u8 names table {table.max()} of {len(self.tables.tables)}")
         return table
+
+    def check_arrays(self) -> None:
+        """Read all arrays, so that what is wrong with them shows."""
+        _ = self.tables, self.z_offset, self.z_table, self.level_bias
 
     @cached_property
     def level_bias(self) -> NDArray[np.int16]:
         """What the prior is told of the level, (256, p), in 1/32."""
-        return self._array("level_bias.npy", "<i2", (LEVELS, self.manifest.prior_channels))
+        return self._array("level_bias.i16", "<i2", self.manifest.prior_channels)
+
+
+def _whole(card: dict[str, Any], key: str) -> int:
+    if type(card[key]) is not int:
+        raise TypeError(f"{key} is {card[key]!r}, not a whole number")
+    return card[key]
 
 
 def _parse_manifest(path: Path, raw: bytes) -> Manifest:
@@ -142,17 +154,18 @@ def _parse_manifest(path: Path, raw: bytes) -> Manifest:
             name=str(card["name"]),
             version=str(card["version"]),
             status=str(card["status"]),
-            channels=int(card["channels"]),
-            y_channels=int(card["y_channels"]),
-            z_channels=int(card["z_channels"]),
-            prior_channels=int(card["prior_channels"]),
-            steps=int(card["steps"]),
+            channels=_whole(card, "channels"),
+            y_channels=_whole(card, "y_channels"),
+            z_channels=_whole(card, "z_channels"),
+            prior_channels=_whole(card, "prior_channels"),
+            steps=_whole(card, "steps"),
             heads=tuple((str(h["name"]), str(h["graph"])) for h in card["heads"]),
             preview=str(card["preview"]),
             decoding=tuple(map(str, card["decoding"])),
+            curve=tuple((_whole(p, "level"), float(p["psnr_db"])) for p in card.get("curve", [])),
             card=card,
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise InvalidModel(f"{path}: manifest.json is not a manifest: {error!r}") from error
 
 
@@ -164,7 +177,10 @@ def _check(bundle: Bundle) -> Bundle:
             raise InvalidModel(f"{bundle.path}: {field} is {getattr(m, field)}, not within 1..{limit}")
     if m.steps != 2 or m.y_channels % 2 or m.status not in ("preview", "stable") or not 1 <= len(m.heads) <= LEVELS:
         raise InvalidModel(f"{bundle.path}: steps, y_channels, status or heads hold what this version does not know")
-    needed = {*_ARRAYS, "h_s.onnx", *m.step_graphs, *(graph for _, graph in m.heads), m.preview}
+    exact, free = {"h_s.onnx", *m.step_graphs}, {m.preview, *(graph for _, graph in m.heads)}
+    if free & {*exact, "g_a.onnx", "h_a.onnx"} or not all(map(_GRAPH.fullmatch, free)):
+        raise InvalidModel(f"{bundle.path}: {sorted(free)} are not names for heads and preview")
+    needed = {*_ARRAYS, *exact, *free}
     if set(m.decoding) != needed or not needed <= set(bundle.members):
         raise InvalidModel(f"{bundle.path}: decoding must list just {sorted(needed)}, all of them members")
     return bundle
@@ -192,7 +208,7 @@ def read(path: Path) -> Bundle:
             members = {e.filename: archive.read(e) for e in entries}
     except FileNotFoundError as error:
         raise ModelNotFound(f"{path}: no such model file") from error
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise InvalidModel(f"{path}: not a model file: {error}") from error
     if "manifest.json" not in members:
         raise InvalidModel(f"{path}: no manifest.json inside")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 
 from calotype import container, library, pixels
 from calotype.bundle import Bundle
-from calotype.container import TOP_LEVEL, Header
+from calotype.container import SRGB, TOP_LEVEL, Header, Metadata
 from calotype.decoder import develop, tile_latents
 from calotype.encoder import PictureCoder, encode_lossless, or_lossless
 from calotype.errors import InputError, ModelNotFound, OptionError, UnsupportedFile
@@ -39,6 +41,7 @@ class Info:
         level: 0..255, None for a picture stored losslessly; so are head and model.
         model_id: 16 hex digits, empty for a picture stored losslessly.
         model_name: Name of the model, None if it is not installed.
+        cicp: Colour code points: primaries, transfer, matrix, full range; (1, 13, 0, 1) is sRGB.
         metadata: Bytes of each metadata block: exif, icc, xmp.
     """
 
@@ -52,6 +55,7 @@ class Info:
     model_id: str
     model_name: str | None
     head: str | None
+    cicp: tuple[int, int, int, int]
     tile_px: int
     tiles: int
     file_bytes: int
@@ -59,7 +63,7 @@ class Info:
     metadata: dict[str, int]
 
 
-@cache
+@lru_cache(maxsize=4)
 def runtime_of(bundle: Bundle) -> Runtime:
     """The networks of a bundle, shared by all calls."""
     return Runtime(bundle)
@@ -83,14 +87,14 @@ def _checked_rate(rates: dict[str, float | None], *, lossless: bool, effort: int
     given = [name for name, value in rates.items() if value is not None]
     if len(given) + lossless > 1:
         raise OptionError(f"{' and '.join([*given, *['lossless'] * lossless])} are given; they exclude each other")
-    if effort not in EFFORTS:
+    if not isinstance(effort, int) or effort not in EFFORTS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(f"effort {effort!r} is not within {EFFORTS[0]}..{EFFORTS[-1]}")
     name = given[0] if given else "quality"
     value = rates[name] if given else DEFAULT_QUALITY
     low, high = RATES[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
         raise OptionError(f"{name} {value!r} is not a number within {low}..{high}")
-    return name, value
+    return name, float(value)
 
 
 def encode(
@@ -134,13 +138,12 @@ def encode(
         return encode_lossless(picture, effort)
     coder = PictureCoder.of(picture, runtime_of(library.find(model)), effort)
     if name == "quality":
-        return or_lossless(coder, coder.at_level(level_of(value)), may_grow=True)
+        return or_lossless(coder, lambda: coder.at_level(level_of(value)), may_grow=True)
     if name == "psnr":
-        return or_lossless(coder, reaching_psnr(coder, value), may_grow=False)
+        return or_lossless(coder, lambda: reaching_psnr(coder, value))
     pixel_count = picture.samples.shape[0] * picture.samples.shape[1]
-    return or_lossless(
-        coder, within_size(coder, int(value if name == "size" else value * pixel_count / 8)), may_grow=False
-    )
+    size_bytes = int(value if name == "size" else value * pixel_count / 8)
+    return or_lossless(coder, lambda: within_size(coder, size_bytes), most_bytes=size_bytes)
 
 
 def _bundle_for(header: Header, model: Bundle | str | Path | None) -> Bundle:
@@ -148,7 +151,8 @@ def _bundle_for(header: Header, model: Bundle | str | Path | None) -> Bundle:
     given = None if model is None else library.find(model)
     bundle = library.find_id(header.coding.model_id, given)
     manifest = bundle.manifest
-    if header.coding.head >= len(manifest.heads) or header.channels not in (1, manifest.channels):
+    fits = header.channels == manifest.channels or (header.channels, manifest.channels) == (1, 3)
+    if header.coding.head >= len(manifest.heads) or not fits:
         raise UnsupportedFile(
             f"the model {bundle.name} has no head {header.coding.head} for {header.channels} channels"
         )
@@ -157,6 +161,8 @@ def _bundle_for(header: Header, model: Bundle | str | Path | None) -> Bundle:
 
 def _decode(data: bytes, max_pixels: int | None, model: Bundle | str | Path | None) -> Picture:
     whole = container.unpack(data, max_pixels)
+    if whole.header.cicp != SRGB and Metadata.ICC not in whole.metadata:
+        warnings.warn(f"colour is CICP {whole.header.cicp}, not sRGB, and not converted", stacklevel=3)
     runtime = None if whole.header.coding is None else runtime_of(_bundle_for(whole.header, model))
     return develop(whole, runtime)
 
@@ -176,7 +182,7 @@ def decode(
     Args:
         data: A whole file.
         max_pixels: Refuse pictures of more pixels; None for no limit.
-        model: The model to use if it is not installed.
+        model: Name or path of the model that the file names, or the model itself; found by its id if not given.
 
     Raises:
         FormatError: If the bytes are not a sound `.calo` file, or over the limit.
@@ -194,9 +200,10 @@ def latents(
     Raises:
         InputError: If the file is stored losslessly, so has none.
     """
-    if isinstance(image_or_data, bytes):
+    if isinstance(image_or_data, bytes | bytearray | memoryview):
         data = image_or_data
     else:
+        _checked_rate({"quality": quality}, lossless=False, effort=DEFAULT_EFFORT)
         picture = _from_any(image_or_data, strip=True)
         data = PictureCoder.of(picture, runtime_of(library.find(model)), DEFAULT_EFFORT).at_level(level_of(quality))
     whole = container.unpack(data, MAX_PIXELS)
@@ -232,6 +239,7 @@ def info(data: bytes) -> Info:
         model_id="" if coding is None else coding.model_id.hex(),
         model_name=None if bundle is None else bundle.name,
         head=head,
+        cicp=header.cicp,
         tile_px=header.tile_px,
         tiles=header.tile_count,
         file_bytes=len(data),

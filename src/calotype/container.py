@@ -13,6 +13,7 @@ from calotype.errors import DamagedFile, InputError, LimitExceeded, NotCalotype,
 MAGIC = b"\xca\x10\r\n"
 VERSION = 1
 MAX_SIDE_PX = (1 << 24) - 1
+MAX_FORMAT_PIXELS = 1 << 40
 MAX_PAYLOAD_BYTES = 1 << 30
 MAX_METADATA_BYTES = 1 << 24
 MAX_TILE_UNITS = 16
@@ -165,7 +166,7 @@ def _side_px(reader: Reader, what: str) -> int:
 
 
 def _unpack_header(reader: Reader) -> tuple[Header, int]:
-    """The header and its crc. The crc is checked before any field is judged, so that damage is called damage."""
+    """The header and its crc."""
     if bytes(reader.data[: len(MAGIC)]) != MAGIC:
         raise NotCalotype(f"not a calotype file: it does not begin with {MAGIC.hex(' ')}")
     reader.take(len(MAGIC), "magic")
@@ -187,6 +188,8 @@ def _unpack_header(reader: Reader) -> tuple[Header, int]:
     if crc != zlib.crc32(reader.data[:end]):
         raise DamagedFile("the header's checksum does not hold: the file was changed")
     channels, depth = (samples & 15) + 1, (samples >> 4) + 1
+    if width * height > MAX_FORMAT_PIXELS:
+        raise LimitExceeded(f"{width}x{height} pixels are over the format's limit of {MAX_FORMAT_PIXELS}")
     if flags >> 3 or mapping or depth not in (8, 16) or cicp[2:] != (0, 1):
         raise UnsupportedFile(f"flags {flags}, mapping {mapping}, depth {depth}, colour {cicp}: update calotype")
     if not 1 <= tile_units <= MAX_TILE_UNITS:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +16,7 @@ from calotype.decoder import develop
 from calotype.errors import InputError
 from calotype.pixels import Picture, Samples
 from calotype.prior import encode_tile
-from calotype.quantise import rate_aware, round_to_nearest
+from calotype.quantise import Quantiser, rate_aware, round_to_nearest
 from calotype.runtime import Runtime
 from calotype.tiling import boxes, padded
 
@@ -67,7 +69,7 @@ class PictureCoder:
     def of(cls, picture: Picture, runtime: Runtime, effort: int) -> PictureCoder:
         """The picture as the model wants it: its channels, sides that are multiples of 64."""
         channels = runtime.bundle.manifest.channels
-        if picture.channels not in (1, channels):
+        if picture.channels != channels and (picture.channels, channels) != (1, 3):
             raise InputError(f"{picture.channels} channels; the model {runtime.bundle.name} codes {channels} (or grey)")
         x = np.broadcast_to(pixels.to_unit(picture.samples), (channels, *picture.samples.shape[:2]))
         below, right = (padded(side) - side for side in x.shape[1:])
@@ -75,16 +77,18 @@ class PictureCoder:
 
     def at_level(self, level: int) -> bytes:
         """The file at a level."""
+        tiles = [encode_tile(self.runtime, *tile) for tile in self.tiles(level)]
+        return _pack(self.picture, Coding(self.runtime.bundle.id, 0, level), tiles)
+
+    def tiles(self, level: int) -> Iterator[tuple[NDArray[np.float32], int, tuple[int, int], Quantiser]]:
+        """For each tile what `prior.choose` needs besides the networks: y, level, size and quantiser."""
         height, width = self.picture.samples.shape[:2]
         quantiser = round_to_nearest if self.effort == 1 else rate_aware
         y = self.runtime.analyse(self.x, level)
-        tiles: list[bytes] = []
         for box in boxes(height, width, _tile_px(height, width)):
             rows, columns = box.slices(64)
             part = y[:, 4 * rows.start : 4 * rows.stop, 4 * columns.start : 4 * columns.stop]
-            part = np.ascontiguousarray(part)
-            tiles.append(encode_tile(self.runtime, part, level, (box.height, box.width), quantiser))
-        return _pack(self.picture, Coding(self.runtime.bundle.id, 0, level), tiles)
+            yield np.ascontiguousarray(part), level, (box.height, box.width), quantiser
 
     def psnr_db(self, data: bytes) -> float:
         """PSNR of what a file of this picture decodes to."""
@@ -99,27 +103,35 @@ def _looks_drawn(samples: Samples) -> bool:
     return same.size == 0 or samples[:, :, 0].size <= SMALL_PIXELS or float(same.mean()) > FLAT_SHARE
 
 
-def or_lossless(coder: PictureCoder, data: bytes, *, may_grow: bool) -> bytes:
-    """The lossless file instead, where a small or flat picture is no larger that way, or looks poor coded.
+def or_lossless(
+    coder: PictureCoder, learned: Callable[[], bytes], *, most_bytes: float = math.inf, may_grow: bool = False
+) -> bytes:
+    """What `learned` gives, or the lossless file where a small or flat picture is better off with it.
 
-    With `may_grow`, a poor picture may take up to three times the bytes.
+    It is where lossless takes no more bytes, or where learned coding fails and lossless has at most `most_bytes`. With
+    `may_grow` it also is where learned coding is poor, at up to three times the bytes.
     """
     if not _looks_drawn(coder.picture.samples):
-        return data
+        return learned()
     exact = encode_lossless(coder.picture, coder.effort)
-    if len(exact) <= len(data):
-        return exact
-    if may_grow and len(exact) <= WORTH_TIMES * len(data):
-        level = container.unpack_header(data).coding
-        assert level is not None
-        if coder.psnr_db(data) < _usual_psnr_db(coder.runtime.bundle, level.level) - POOR_DB:
+    try:
+        data = learned()
+    except InputError:  # no level meets the rate
+        if len(exact) <= most_bytes:
             return exact
+        raise
+    if len(exact) <= len(data) or (may_grow and len(exact) <= WORTH_TIMES * len(data) and _is_poor(coder, data)):
+        return exact
     return data
+
+
+def _is_poor(coder: PictureCoder, data: bytes) -> bool:
+    coding = container.unpack_header(data).coding
+    assert coding is not None
+    return coder.psnr_db(data) < _usual_psnr_db(coder.runtime.bundle, coding.level) - POOR_DB
 
 
 def _usual_psnr_db(bundle: Bundle, level: int) -> float:
     """What the model reaches on photographs at a level, by its card; without a curve there, anything is usual."""
-    curve: list[dict[str, float]] = bundle.manifest.card.get("curve", [])
-    if not curve:
-        return 0.0
-    return float(np.interp(level, [p["level"] for p in curve], [p["psnr_db"] for p in curve]))
+    curve = bundle.manifest.curve
+    return float(np.interp(level, *zip(*curve, strict=True))) if curve else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from calotype.errors import DamagedFile
 
 Samples = NDArray[np.uint8 | np.uint16]
 
-_SIGNATURE = slice(8, 16), b"WEBPVP8L"
+_VP8L = struct.Struct("<4sI4s4sIBI")
 
 
 def _panel_count(channels: int, depth: int) -> int:
@@ -36,20 +37,31 @@ def pack(samples: Samples, method: int = 4) -> bytes:
     return out.getvalue()
 
 
+def _check_form(data: memoryview | bytes, size: tuple[int, int]) -> None:
+    """Refuse anything but a plain VP8L of that size, before a decoder allocates for what it declares."""
+    if len(data) < _VP8L.size:
+        raise DamagedFile(f"lossless samples have {len(data)} bytes: no WebP is so short")
+    riff, riff_bytes, webp, vp8l, stream_bytes, signature, form = _VP8L.unpack_from(data)
+    declared = (form & 0x3FFF) + 1, (form >> 14 & 0x3FFF) + 1
+    whole = riff_bytes == len(data) - 8 and stream_bytes + stream_bytes % 2 == len(data) - 20
+    if (riff, webp, vp8l, signature, form >> 28) != (b"RIFF", b"WEBP", b"VP8L", 0x2F, 0) or not whole:
+        raise DamagedFile("lossless samples are not one plain lossless WebP")
+    if declared != size:
+        raise DamagedFile(f"lossless samples are {declared[0]}x{declared[1]}, not {size[0]}x{size[1]}")
+
+
 def unpack(data: memoryview | bytes, height: int, width: int, channels: int, depth: int) -> Samples:
     """Samples (h, w, c) from what `pack` made.
 
     Raises:
         DamagedFile: If it is no lossless WebP of just that size.
     """
-    place, signature = _SIGNATURE
     size = (width, height * _panel_count(channels, depth))
+    _check_form(data, size)
     try:
         with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
-            if bytes(data[place]) != signature or image.size != size or image.mode != "RGB":
-                raise DamagedFile(f"lossless samples are {image.mode} {image.size}, not RGB {size}")
-            stacked = np.asarray(image)
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+            stacked = np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise DamagedFile(f"lossless samples are not WebP: {error}") from error
     panels = stacked.reshape(-1, height, width, 3)
     if depth == 16:

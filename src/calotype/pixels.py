@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from calotype.container import MAX_SIDE_PX, Metadata
-from calotype.errors import InputError
+from calotype.errors import InputError, UnsupportedFile
 
 Samples = NDArray[np.uint8 | np.uint16]
 
@@ -25,8 +25,10 @@ _STILL_FORMATS = {"MPO"}  # a photograph with views of the same moment behind it
 _DIRECT = {"L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB"}
 _BY_CONVERSION = {"CMYK", "YCbCr", "LAB", "HSV"}
 _GREY = ("L", "LA")
-_TIFF_LAYOUT = {*range(254, 260), 262, 266, 273, *range(277, 280), 284, 317, 320, *range(322, 326), 338, 339, 347,
-                *range(529, 533), 700, 33723, 34377, 34675}  # fmt: skip
+TIFF_LAYOUT = frozenset(
+    {*range(254, 260), 262, 266, 273, *range(277, 282), 284, *range(317, 326), 330, 338, 339, 347, 700, 34675}
+)
+"""Tags of how a TIFF stores its pixels, and of XMP and ICC, which are kept apart."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def from_array(array: NDArray[Any]) -> Picture:
         InputError: If the array is something else.
     """
     shaped = array[:, :, None] if array.ndim == 2 else array
+    shaped = shaped.astype(shaped.dtype.newbyteorder("="), copy=False)
     if shaped.ndim != 3 or str(shaped.dtype) not in ("uint8", "uint16") or not 1 <= shaped.shape[2] <= 4:
         raise InputError(f"an array of {array.dtype}{list(array.shape)}; give uint8 or uint16 of (h, w) or (h, w, 1-4)")
     if not all(1 <= side <= MAX_SIDE_PX for side in shaped.shape[:2]):
@@ -67,9 +70,9 @@ def from_array(array: NDArray[Any]) -> Picture:
 def _exif(image: Image.Image) -> bytes:
     """EXIF as the file had it; that of a TIFF, whose EXIF is its directory, without what lays out the pixels."""
     if "exif" in image.info:
-        return bytes(image.info["exif"]).removeprefix(_EXIF_PREFIX)
+        return bytes(image.info["exif"] or b"").removeprefix(_EXIF_PREFIX)
     exif = image.getexif()
-    for tag in _TIFF_LAYOUT & set(exif):
+    for tag in TIFF_LAYOUT & set(exif):
         del exif[tag]
     return exif.tobytes().removeprefix(_EXIF_PREFIX) if len(exif) else b""
 
@@ -96,9 +99,8 @@ def _plain(image: Image.Image) -> Image.Image:
     if "transparency" in image.info or image.mode == "PA":
         return image.convert("LA" if image.mode in ("1", "L") else "RGBA")
     if image.mode == "P":
-        palette = np.asarray(image.convert("RGB").getdata() if image.palette is None else image.convert("RGB"))
-        is_grey = bool((palette[..., :1] == palette).all())
-        return image.convert("L" if is_grey else "RGB")
+        colours = np.asarray(image.convert("RGB"))
+        return image.convert("L" if (colours[..., :1] == colours).all() else "RGB")
     if image.mode in _BY_CONVERSION:
         return image.convert("RGB")
     if image.mode not in _DIRECT:
@@ -119,7 +121,10 @@ def from_image(image: Image.Image, *, strip: bool = False) -> Picture:
     Raises:
         InputError: If it is animated or of a kind that cannot be encoded.
     """
-    frames = getattr(image, "n_frames", 1)
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise InputError(f"the picture cannot be read: {error}") from error
     if frames > 1 and image.format not in _STILL_FORMATS:
         raise InputError(f"the file holds {frames} pictures; calotype encodes one: extract it first")
     if 0 in image.size:
@@ -155,10 +160,16 @@ def to_array(picture: Picture) -> Samples:
 
 
 def to_image(picture: Picture) -> Image.Image:
-    """The picture for Pillow, metadata in `info`. Pillow has 16 bits for plain grey only; others come with 8 bits."""
+    """The picture for Pillow, metadata in `info`. Pillow has 16 bits for plain grey only; others come with 8 bits.
+
+    Raises:
+        UnsupportedFile: If it has another number of colour channels than 1 or 3.
+    """
+    if picture.channels not in (1, 3):
+        raise UnsupportedFile(f"Pillow holds 1 or 3 channels, not {picture.channels}; use calotype.decode_array")
     array = to_array(picture)
     if array.dtype == np.uint16 and array.ndim == 3:
-        array = (array // 257).astype(np.uint8)
+        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     image = Image.fromarray(array)
     image.info.update(metadata_info(picture.metadata))
     return image

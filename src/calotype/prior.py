@@ -41,20 +41,19 @@ class Latents:
         return zlib.crc32(self.y8.astype("<i4").tobytes(), zlib.crc32(self.z.astype("<i2").tobytes()))
 
 
-@lru_cache(maxsize=16)
-def steps_of(channels: int, rows: int, columns: int, height: int, width: int) -> tuple[NDArray[np.intp], ...]:
-    """Flat positions in y (channels, rows, columns) that each step codes in a tile of height by width pixels."""
-    i, j = np.arange(rows)[:, None], np.arange(columns)[None]
-    upper = (np.arange(channels) >= channels // 2)[:, None, None]
-    step = (i + j + upper) % 2
-    coded = (16 * i < height) & (16 * j < width)
-    return tuple(np.flatnonzero((step == t) & coded) for t in (0, 1))
-
-
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def _first_step(channels: int, rows: int, columns: int) -> NDArray[np.bool_]:
+    """Where y (channels, rows, columns) belongs to the first step: a checkerboard, inverted in the upper channels."""
     i, j = np.arange(rows)[:, None], np.arange(columns)[None]
     return (i + j + (np.arange(channels) >= channels // 2)[:, None, None]) % 2 == 0
+
+
+@lru_cache(maxsize=4)
+def steps_of(channels: int, rows: int, columns: int, height: int, width: int) -> tuple[NDArray[np.intp], ...]:
+    """Flat positions in y (channels, rows, columns) that each step codes in a tile of height by width pixels."""
+    first = _first_step(channels, rows, columns)
+    coded = (16 * np.arange(rows)[:, None] < height) & (16 * np.arange(columns)[None] < width)
+    return np.flatnonzero(first & coded), np.flatnonzero(~first & coded)
 
 
 def _merge(t: int, y8: Ints, mean: Ints) -> Ints:
@@ -69,10 +68,18 @@ def _z_tables(runtime: Runtime, level: int, shape: tuple[int, ...]) -> tuple[Ind
     return index, bundle.z_offset[level][:, None, None]
 
 
-def encode_tile(
+@dataclass(frozen=True)
+class Chosen:
+    """What an encoder chose for a tile: latents, and symbols (n,) with table indices (n,) of z and of each step."""
+
+    latents: Latents
+    parts: list[tuple[Ints, Indices]]
+
+
+def choose(
     runtime: Runtime, y: NDArray[np.float32], level: int, size_px: tuple[int, int], quantiser: Quantiser
-) -> bytes:
-    """Latents' checksum and words of a tile.
+) -> Chosen:
+    """Choose the symbols of a tile.
 
     Args:
         runtime: The model's networks.
@@ -95,10 +102,18 @@ def encode_tile(
         y8 = _merge(t, y8, mean)
         y8.ravel()[places] += 8 * symbols
         parts.append((symbols, chosen))
-    encoder = Encoder(tables)
-    for symbols, index in reversed(parts):
+    return Chosen(Latents(z, y8), parts)
+
+
+def encode_tile(
+    runtime: Runtime, y: NDArray[np.float32], level: int, size_px: tuple[int, int], quantiser: Quantiser
+) -> bytes:
+    """Latents' checksum and words of a tile. Arguments as of `choose`."""
+    chosen = choose(runtime, y, level, size_px, quantiser)
+    encoder = Encoder(runtime.bundle.tables)
+    for symbols, index in reversed(chosen.parts):
         encoder.push(symbols, index)
-    return struct.pack("<I", Latents(z, y8).checksum()) + encoder.words()
+    return struct.pack("<I", chosen.latents.checksum()) + encoder.words()
 
 
 def decode_tile(runtime: Runtime, data: memoryview, level: int, size_px: tuple[int, int]) -> Latents:
@@ -116,10 +131,13 @@ def decode_tile(runtime: Runtime, data: memoryview, level: int, size_px: tuple[i
     decoder = Decoder(runtime.bundle.tables, data[CHECKSUM_BYTES:])
     z_shape = (manifest.z_channels, rows, columns)
     z_index, z_offset = _z_tables(runtime, level, z_shape)
+    z = decoder.pop(z_index).reshape(z_shape) + z_offset
+    if np.abs(z).max() > Z_LIMIT:
+        raise DamagedFile(f"z reaches {np.abs(z).max()}, beyond {Z_LIMIT}")
     try:
-        latents = _pop_latents(runtime, decoder, level, size_px, decoder.pop(z_index).reshape(z_shape) + z_offset)
+        latents = _pop_latents(runtime, decoder, level, size_px, z)
         decoder.finish()
-    except DamagedFile as error:  # the words' own checksum held, so it is not the file that is wrong
+    except DamagedFile as error:  # z needed no network and was sound, and the words' own checksum held
         raise _inexact() from error
     if latents.checksum() != checksum:
         raise _inexact()
@@ -127,8 +145,6 @@ def decode_tile(runtime: Runtime, data: memoryview, level: int, size_px: tuple[i
 
 
 def _pop_latents(runtime: Runtime, decoder: Decoder, level: int, size_px: tuple[int, int], z: Ints) -> Latents:
-    if np.abs(z).max() > Z_LIMIT:
-        raise DamagedFile(f"z reaches {np.abs(z).max()}, beyond {Z_LIMIT}")
     shape = (runtime.bundle.manifest.y_channels, 4 * z.shape[1], 4 * z.shape[2])
     features = runtime.features(z.astype(np.int16), level)
     y8 = np.zeros(shape, np.int32)

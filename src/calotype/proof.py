@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from calotype.bundle import MAX_BUNDLE_BYTES, Bundle
 from calotype.errors import InvalidModel
@@ -24,6 +23,10 @@ OPSET = 17
 EXACT_OPERATORS = {"Conv", "Mul", "Add", "Floor", "Clip", "Concat", "Cast", "DepthToSpace"}
 FLOAT_OPERATORS = EXACT_OPERATORS | {"Sigmoid", "Gather", "SpaceToDepth", "Sign", "Abs", "Log", "Reshape"}
 MAX_NODES = 2000
+SMALLEST_GRID, LARGEST_VALUE = 2.0**-100, 2.0**100
+"""Far within float32's normal numbers."""
+RESULTS = {"features": 512, "mean": 8184, "index": 63}
+"""Outputs of the prior's graphs: integers within these limits."""
 
 Floats = NDArray[np.float64]
 
@@ -35,6 +38,10 @@ class Range:
     limit: Floats
     grid: Floats
 
+    def __post_init__(self) -> None:
+        if not (np.all(self.grid >= SMALLEST_GRID) and np.all(self.limit <= LARGEST_VALUE)):
+            raise InvalidModel("a tensor's values leave float32's safe range, or are no numbers")
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -44,7 +51,7 @@ class Layer:
     used: float
 
 
-def _grid_of(values: Floats, axis: tuple[int, ...] | None = None) -> Floats:
+def _grid_of(values: Floats, axis: int | None = None) -> Floats:
     """The largest power of two of which all values (float32 numbers) are multiples."""
     mantissa, exponent = np.frexp(values)
     integer = np.abs(mantissa * EXACT_LIMIT).astype(np.int64)
@@ -52,14 +59,28 @@ def _grid_of(values: Floats, axis: tuple[int, ...] | None = None) -> Floats:
     return np.min(low_bit * 2.0 ** (exponent - 24), axis=axis)
 
 
+def _constant(tensor: onnx.TensorProto) -> Floats:
+    if tensor.data_type not in (TensorProto.FLOAT, TensorProto.INT8):
+        raise InvalidModel(f"constant {tensor.name} is neither float32 nor int8")
+    values = numpy_helper.to_array(tensor).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise InvalidModel(f"constant {tensor.name} holds values that are no numbers")
+    return values
+
+
 class Prover:
     """Walks one graph of the prior."""
 
     def __init__(self, model: onnx.ModelProto, name: str) -> None:
         self.graph, self.name = model.graph, name
-        self.constants = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in self.graph.initializer}
+        self.constants = {t.name: _constant(t) for t in self.graph.initializer}
+        self.inputs = {v.name: v for v in self.graph.input}
         self.ranges: dict[str, Range] = {}
         self.layers: list[Layer] = []
+        self._walk: dict[str, Callable[[onnx.NodeProto], None]] = {
+            "Conv": self._conv, "Add": self._add, "Mul": self._mul, "Floor": self._floor,
+            "Clip": self._clip, "Concat": self._concat, "Cast": self._cast, "DepthToSpace": self._shuffle,
+        }  # fmt: skip
 
     def prove(self) -> list[Layer]:
         """Every sum of the graph with the part of the bound it may use.
@@ -67,81 +88,96 @@ class Prover:
         Raises:
             InvalidModel: If a sum may leave the bound, or an operator is used in a way that is not exact.
         """
+        self._demand(
+            not set(self.inputs) & set(self.constants) and not self.graph.sparse_initializer, "inputs have values"
+        )
         for node in self.graph.node:
-            steps: dict[str, Callable[[onnx.NodeProto], None]] = {
-                "Conv": self._conv, "Add": self._add, "Mul": self._mul, "Floor": self._floor,
-                "Clip": self._clip, "Concat": self._concat, "Cast": self._cast, "DepthToSpace": self._shuffle,
-            }  # fmt: skip
-            steps[node.op_type](node)
+            self._walk[node.op_type](node)
+        for output in self.graph.output:
+            result, limit = self._range(output.name), RESULTS.get(output.name, -1)
+            self._demand(result.grid.min() >= 1 and result.limit.max() <= limit, f"{output.name} is no known result")
         return self.layers
 
+    def _demand(self, holds: bool | np.bool_, otherwise: str) -> None:
+        if not holds:
+            raise InvalidModel(f"{self.name}: {otherwise}")
+
     def _range(self, name: str) -> Range:
-        if name in self.constants:
-            value = self.constants[name].reshape(1)
-            return Range(np.abs(value), _grid_of(value[:, None], axis=(1,)))
-        if name not in self.ranges:
-            raise InvalidModel(f"{self.name}: {name} is used before anything limits it")
+        self._demand(name in self.ranges, f"{name} is used before anything limits it")
         return self.ranges[name]
 
     def _sum(self, node: onnx.NodeProto, limit: Floats, grid: Floats) -> None:
         used = float((limit / grid).max() / EXACT_LIMIT)
-        if used >= 1:
-            raise InvalidModel(f"{self.name}: {node.output[0]} may reach {used:.2f} times the bound of 2^24")
+        self._demand(0 <= used < 1, f"{node.output[0]} may reach {used:.2f} times the bound of 2^24")
         self.layers.append(Layer(f"{self.name}/{node.output[0]}", used))
         self.ranges[node.output[0]] = Range(limit, grid)
 
     def _conv(self, node: onnx.NodeProto) -> None:
         x, (w, b) = self._range(node.input[0]), (self.constants[n] for n in node.input[1:3])
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        group, kernel = attributes.get("group", 1), w.shape[2:]
-        depthwise = group == w.shape[0] == len(x.limit) and w.shape[1] == 1
-        if not ((group == 1 and kernel == (1, 1)) or (depthwise and kernel == (3, 3))):
-            raise InvalidModel(f"{self.name}: {node.output[0]} is neither a 1x1 nor a depthwise 3x3 convolution")
-        taps, limit, grid = np.abs(w).reshape(len(w), -1), x.limit, x.grid
-        grids = _grid_of(w.reshape(len(w), -1), axis=(1,)) * (grid if depthwise else grid.min())
-        reach = taps.sum(1) * limit if depthwise else taps @ limit
-        self._sum(node, reach + np.abs(b), np.minimum(grids, _grid_of(b[:, None], axis=(1,))))
+        how = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        channels, depthwise = len(x.limit), how.get("group", 1) != 1
+        form = (channels, 1, 3, 3) if depthwise else (len(w), channels, 1, 1)
+        plain = {"group": channels if depthwise else 1, "kernel_shape": [*form[2:]], "pads": [int(depthwise)] * 4}
+        usual = how == plain if depthwise else not how
+        self._demand(w.shape == form and b.shape == (len(w),) and usual, f"{node.output[0]}: not 1x1 or depthwise 3x3")
+        taps, flat = np.abs(w).reshape(len(w), -1), w.reshape(len(w), -1)
+        reach = taps.sum(1) * x.limit if depthwise else taps @ x.limit
+        grid = _grid_of(flat, axis=1) * (x.grid if depthwise else x.grid.min())
+        self._sum(node, reach + np.abs(b), np.minimum(grid, _grid_of(b[:, None], axis=1)))
 
     def _add(self, node: onnx.NodeProto) -> None:
-        a, b = (self._range(n) for n in node.input)
+        a, b = (self._term(n) for n in node.input)
+        self._demand(len(a.limit) == len(b.limit) or 1 in (a.limit.size, b.limit.size), f"{node.output[0]}: shapes")
         self._sum(node, a.limit + b.limit, np.minimum(a.grid, b.grid))
+
+    def _term(self, name: str) -> Range:
+        if name not in self.constants:
+            return self._range(name)
+        value = self.constants[name].reshape(1)
+        return Range(np.abs(value), _grid_of(value[:, None], axis=1))
 
     def _mul(self, node: onnx.NodeProto) -> None:
         left, right = node.input
         if left in self.constants and right in self.constants:
-            self.constants[node.output[0]] = self.constants[left] * self.constants[right]
+            product = self.constants[left] * self.constants[right]
+            self._demand(np.array_equal(product.astype(np.float32), product), f"{node.output[0]} is no float32")
+            self.constants[node.output[0]] = product
             return
-        x, factor = self._range(left), self.constants[right]
-        if factor.size != 1 or _grid_of(factor) != np.abs(factor):
-            raise InvalidModel(f"{self.name}: {node.output[0]} multiplies by something that is no power of two")
-        self.ranges[node.output[0]] = Range(x.limit * float(factor), x.grid * float(factor))
+        x, factor = self._range(left), np.abs(self.constants[right]).reshape(-1)
+        self._demand(factor.size == 1 and _grid_of(factor) == factor[0], f"{node.output[0]}: factor is no power of 2")
+        self.ranges[node.output[0]] = Range(x.limit * factor[0], x.grid * factor[0])
 
     def _floor(self, node: onnx.NodeProto) -> None:
         x = self._range(node.input[0])
         self.ranges[node.output[0]] = Range(np.ceil(x.limit), np.maximum(x.grid, 1.0))
 
     def _clip(self, node: onnx.NodeProto) -> None:
-        low, high = (float(self.constants[n]) for n in node.input[1:3])
-        source, bound = node.input[0], max(abs(low), abs(high))
-        if source in self.ranges:
-            x = self.ranges[source]
-            self.ranges[node.output[0]] = Range(np.minimum(x.limit, bound), x.grid)
-        else:  # an input: an integer by the format's rules
-            shape = next(v for v in self.graph.input if v.name == source).type.tensor_type.shape
-            channels = shape.dim[1].dim_value
-            self.ranges[node.output[0]] = Range(np.full(channels, bound), np.ones(channels))
+        source, low, high = node.input[0], *(float(self.constants[n].reshape(())) for n in node.input[1:3])
+        self._demand(low <= high, f"{node.output[0]}: nothing lies between {low} and {high}")
+        if source in self.inputs:  # an integer by the format's rules
+            tensor = self.inputs[source].type.tensor_type
+            channels = tensor.shape.dim[1].dim_value
+            self._demand(tensor.elem_type == TensorProto.FLOAT and channels > 0, f"input {source}: type or channels")
+            x = Range(np.full(channels, LARGEST_VALUE), np.ones(channels))
+        else:
+            x = self._range(source)
+        grid = np.minimum(x.grid, _grid_of(np.array([low, high])))
+        self.ranges[node.output[0]] = Range(np.minimum(x.limit, max(abs(low), abs(high))), grid)
 
     def _concat(self, node: onnx.NodeProto) -> None:
         parts = [self._range(n) for n in node.input]
+        self._demand(node.attribute[0].i == 1, f"{node.output[0]}: joins another axis than channels")
         joined = (np.concatenate([p.limit for p in parts]), np.concatenate([p.grid for p in parts]))
         self.ranges[node.output[0]] = Range(*joined)
 
     def _cast(self, node: onnx.NodeProto) -> None:
+        self._demand(node.attribute[0].i == TensorProto.FLOAT, f"{node.output[0]}: a cast to another type than float32")
         self.constants[node.output[0]] = self.constants[node.input[0]]
 
     def _shuffle(self, node: onnx.NodeProto) -> None:
-        x, block = self._range(node.input[0]), next(a.i for a in node.attribute if a.name == "blocksize")
-        limit, grid = (v.reshape(-1, block * block) for v in (x.limit, x.grid))
+        x, how = self._range(node.input[0]), {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        self._demand(how.get("mode") == b"CRD", f"{node.output[0]}: mode is not CRD")
+        limit, grid = (v.reshape(-1, how["blocksize"] ** 2) for v in (x.limit, x.grid))
         self.ranges[node.output[0]] = Range(limit.max(1), grid.min(1))
 
 
@@ -171,7 +207,7 @@ def prove(name: str, raw: bytes) -> list[Layer]:
     """
     try:
         return Prover(_parse(name, raw, EXACT_OPERATORS), name).prove()
-    except (KeyError, IndexError, ValueError, StopIteration, TypeError) as error:
+    except (KeyError, IndexError, ValueError, TypeError) as error:
         raise InvalidModel(f"{name}: the graph is not of the form that can be proved exact: {error!r}") from error
 
 
@@ -181,9 +217,11 @@ def vet(bundle: Bundle) -> None:
     Raises:
         InvalidModel: If anything in it is not allowed.
     """
-    arrays: list[Any] = [bundle.tables, bundle.z_offset, bundle.z_table, bundle.level_bias]
-    assert arrays
-    exact = {"h_s.onnx", *bundle.manifest.step_graphs}
-    for name, raw in bundle.members.items():
-        if name.endswith(".onnx"):
-            prove(name, raw) if name in exact else _parse(name, raw, FLOAT_OPERATORS)
+    bundle.check_arrays()
+    manifest = bundle.manifest
+    exact = {"h_s.onnx", *manifest.step_graphs}
+    free = {"g_a.onnx", "h_a.onnx"} & set(bundle.members) | {manifest.preview, *(graph for _, graph in manifest.heads)}
+    for name in exact:
+        prove(name, bundle.members[name])
+    for name in free:
+        _parse(name, bundle.members[name], FLOAT_OPERATORS)

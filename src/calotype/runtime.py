@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calotype.bundle import Bundle
+from calotype.errors import InvalidModel
 from calotype.tiling import run_in_windows
 
 Floats = NDArray[np.float32]
 
 WINDOW_PX = 1024
 HALO_PX = 64
-"""More than the receptive field of g_a and g_s: ten depthwise 3x3 at 1/8 fit into it."""
+"""The receptive field of g_a and g_s on each side must fit: each depthwise 3x3 at 1/8 takes 8 pixels of it."""
 
 
 class Runtime:
@@ -24,7 +25,7 @@ class Runtime:
 
     Args:
         bundle: The model.
-        threads: Threads of one network; None leaves it to onnxruntime.
+        threads: Threads of one network; None for as many as there are cores.
         optimise: Whether onnxruntime may rewrite the graphs. The prior's results do not depend on it.
     """
 
@@ -32,6 +33,7 @@ class Runtime:
         self.bundle = bundle
         self._threads, self._optimise = threads, optimise
         self._sessions: dict[str, Any] = {}
+        self._tables = len(bundle.tables.tables)
         self._lock = threading.Lock()
 
     def _session(self, graph: str) -> Any:
@@ -46,14 +48,25 @@ class Runtime:
                 options.log_severity_level = 3
                 if not self._optimise:
                     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+                if graph not in self.bundle.members:
+                    raise InvalidModel(f"{self.bundle.path}: no {graph} inside; this model only decodes")
                 self._sessions[graph] = ort.InferenceSession(
                     self.bundle.members[graph], options, providers=["CPUExecutionProvider"]
                 )
             return self._sessions[graph]
 
     def run(self, graph: str, **inputs: NDArray[Any]) -> list[Floats]:
-        """Run one graph; tensors have their batch axis here."""
-        return self._session(graph).run(None, inputs)
+        """Run one graph; tensors have their batch axis here.
+
+        Raises:
+            InvalidModel: If it does not load or run.
+        """
+        try:
+            return self._session(graph).run(None, inputs)
+        except InvalidModel:
+            raise
+        except Exception as error:  # onnxruntime has a class for each status
+            raise InvalidModel(f"{self.bundle.path}: {graph} does not run: {error}") from error
 
     def _transform(self, graph: str, name: str, x: Floats, level: int, scale: tuple[int, int]) -> Floats:
         def run(window: Floats) -> Floats:
@@ -85,5 +98,12 @@ class Runtime:
     def step(self, t: int, features: Floats, y8: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         """Step t of the prior, exact: features and the known part of y8 -> mean in eighths, table index, (m, h, w)."""
         known = {"known": y8[None].astype(np.float32)} if t else {}
-        mean, index = self.run(self.bundle.manifest.step_graphs[t], features=features[None], **known)
+        graph = self.bundle.manifest.step_graphs[t]
+        mean, index = self.run(graph, features=features[None], **known)
+        if (
+            mean.shape[1:] != y8.shape
+            or index.shape != mean.shape
+            or not 0 <= index.min() <= index.max() < self._tables
+        ):
+            raise InvalidModel(f"{self.bundle.path}: {graph} gives {mean.shape}, {index.shape} or unknown tables")
         return mean[0].astype(np.int32), index[0].astype(np.uint8)

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from PIL import Image, ImageOps, PngImagePlugin
 
 from calotype.errors import InputError
+from calotype.pixels import TIFF_LAYOUT
 
 _NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG", "PDF"}
 """Formats whose suffixes Pillow registers but whose pictures it cannot read by itself."""
@@ -57,9 +58,6 @@ METADATA = ("exif", "icc_profile", "xmp")
 """Names of metadata in `info` of Pillow's images and, mostly, among the options of `save`."""
 
 _XMP_TAG = 700
-_TIFF_LAYOUT = {*range(254, 260), 262, 266, 273, *range(277, 282), 284, *range(317, 326), 330, 338, 339, 347, _XMP_TAG}
-"""TIFF tags of how pixels are stored; EXIF that came from another TIFF may hold them."""
-
 _POINTERS = {34665, 34853}
 """TIFF tags of EXIF's inner directories, which only Pillow's own writer keeps, and that does not compress."""
 
@@ -129,7 +127,7 @@ def _metadata(image: Image.Image, target: Format) -> dict[str, Any]:
     elif target.name == "TIFF":
         exif = Image.Exif()
         exif.load(options.get("exif", b""))
-        for tag in _TIFF_LAYOUT & set(exif):
+        for tag in TIFF_LAYOUT & set(exif):  # as other programs' EXIF may hold them
             del exif[tag]
         if xmp:
             exif[_XMP_TAG] = xmp

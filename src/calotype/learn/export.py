@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -19,11 +18,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from PIL import Image
 
-from calotype import bundle, library
+from calotype import bundle
 from calotype.bundle import FORMAT
-from calotype.coding import PRECISION_BITS
+from calotype.codec import DEFAULT_EFFORT
 from calotype.encoder import PictureCoder
 from calotype.learn import prior
+from calotype.learn.calibrate import count_symbols, fit, to_frequencies
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import STREAM_BITS
 from calotype.learn.graph import Graph, numpy_of
@@ -38,28 +38,22 @@ ESCAPE_MASS = 2.0**-20
 CURVE_LEVELS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
 
 
-def _array_bytes(array: NDArray[np.generic]) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
-
-
 def frequencies(sigma: float) -> NDArray[np.uint32]:
     """Integer frequencies of -R..R and the escape, summing to 2^24: the mass that training assumed, for a scale."""
     radius = min(4095, math.ceil(6 * sigma) + 8)
     values = torch.arange(-radius, radius + 1, dtype=torch.float64)
     masses = prior.mass(values, torch.tensor(sigma, dtype=torch.float64)).numpy()
-    ideal = np.append(masses, max(ESCAPE_MASS, 1 - masses.sum())) * 2**PRECISION_BITS
-    q = np.maximum(1, np.floor(ideal)).astype(np.int64)
-    q[radius] += 2**PRECISION_BITS - q.sum()
-    return q.astype(np.uint32)
+    return to_frequencies(np.append(masses, max(ESCAPE_MASS, 1 - masses.sum())))
 
 
-def _tables() -> dict[str, bytes]:
-    sigmas = prior.sigma_of(torch.arange(prior.SIGMA_COUNT, dtype=torch.float64)).tolist()
-    family = [frequencies(s) for s in sigmas]
+def family() -> list[NDArray[np.uint32]]:
+    """The tables that training assumed, one for each scale."""
+    return [frequencies(s) for s in prior.sigma_of(torch.arange(prior.SIGMA_COUNT, dtype=torch.float64)).tolist()]
+
+
+def _table_members(family: Sequence[NDArray[np.uint32]]) -> dict[str, bytes]:
     radii = np.array([(len(q) - 2) // 2 for q in family], "<u2")
-    return {"tables.npy": _array_bytes(np.concatenate(family).astype("<u4")), "radii.npy": _array_bytes(radii)}
+    return {"tables.u32": np.concatenate(family).astype("<u4").tobytes(), "radii.u16": radii.tobytes()}
 
 
 def _level_arrays(codec: Codec) -> dict[str, bytes]:
@@ -68,9 +62,9 @@ def _level_arrays(codec: Codec) -> dict[str, bytes]:
     offset = torch.floor(codec.z_prior.mean.table() + 0.5)
     bias = torch.floor(codec.h_s.level.table() * 2**STREAM_BITS + 0.5).clamp(-512, 511)
     return {
-        "z_table.npy": _array_bytes(numpy_of(index).astype("|u1")),
-        "z_offset.npy": _array_bytes(numpy_of(offset).astype("<i2")),
-        "level_bias.npy": _array_bytes(numpy_of(bias).astype("<i2")),
+        "z_table.u8": numpy_of(index).astype("|u1").tobytes(),
+        "z_offset.i16": numpy_of(offset).astype("<i2").tobytes(),
+        "level_bias.i16": numpy_of(bias).astype("<i2").tobytes(),
     }
 
 
@@ -159,7 +153,7 @@ def hyper_synthesis_graph(net: HyperSynthesis) -> bytes:
 
 def _planes(g: Graph, y_channels: int) -> str:
     y8 = g.clip(g.input("known", [1, y_channels, "h", "w"]), -(1 << 20), 1 << 20)
-    coarse = g.op("Floor", g.op("Add", g.op("Mul", y8, g.constant(2.0**-5)), g.constant(np.array([0.5], np.float32))))
+    coarse = g.op("Floor", g.op("Mul", g.op("Add", y8, g.constant(16.0)), g.constant(2.0**-5)))
     fine = g.clip(y8, -prior.FINE_LIMIT, prior.FINE_LIMIT)
     return g.op("Concat", fine, g.clip(coarse, -prior.COARSE_LIMIT, prior.COARSE_LIMIT), axis=1)
 
@@ -197,12 +191,15 @@ def manifest(codec: Codec, card: dict[str, Any], decoding: list[str]) -> bytes:
     return json.dumps({**card, **needed}, indent=1).encode()
 
 
-def members(codec: Codec, card: dict[str, Any]) -> tuple[dict[str, bytes], list[Layer]]:
+def members(
+    codec: Codec, card: dict[str, Any], tables: Sequence[NDArray[np.uint32]]
+) -> tuple[dict[str, bytes], list[Layer]]:
     """The members of a bundle, and the proof that its prior is exact.
 
     Args:
         codec: The trained model.
         card: What the manifest says besides: name, version, status, training, licence.
+        tables: Frequencies of each table.
 
     Raises:
         InvalidModel: If the prior cannot be proved exact.
@@ -218,17 +215,16 @@ def members(codec: Codec, card: dict[str, Any]) -> tuple[dict[str, bytes], list[
         "g_s.onnx": synthesis_graph(codec.g_s, arch.channels),
         "preview.onnx": preview_graph(codec.g_s, arch.channels),
     }
-    decoding = {**_tables(), **_level_arrays(codec), **exact, **synthesis}
+    decoding = {**_table_members(tables), **_level_arrays(codec), **exact, **synthesis}
     analysis = {"g_a.onnx": analysis_graph(codec.g_a, arch.channels), "h_a.onnx": hyper_analysis_graph(codec.h_a)}
     return {**decoding, **analysis, "manifest.json": manifest(codec, card, sorted(decoding))}, proof
 
 
-def measure(path: Path, pictures: Sequence[Image.Image]) -> list[dict[str, float]]:
-    """Rate and distortion of a bundle over pictures: mean bpp of real files and mean PSNR at some levels."""
-    model = library.find(path)
+def measure(runtime: Runtime, pictures: Sequence[Image.Image]) -> list[dict[str, float]]:
+    """Rate and distortion over pictures: mean bpp of real files and mean PSNR at some levels."""
+    coders = [PictureCoder.of(from_image(p, strip=True), runtime, DEFAULT_EFFORT) for p in pictures]
     curve: list[dict[str, float]] = []
     for level in CURVE_LEVELS:
-        coders = [PictureCoder.of(from_image(p, strip=True), Runtime(model), effort=1) for p in pictures]
         files = [coder.at_level(level) for coder in coders]
         bpp = [8 * len(f) / (p.width * p.height) for f, p in zip(files, pictures, strict=True)]
         psnr_db = [coder.psnr_db(f) for coder, f in zip(coders, files, strict=True)]
@@ -236,26 +232,36 @@ def measure(path: Path, pictures: Sequence[Image.Image]) -> list[dict[str, float
     return curve
 
 
-def export(run: Path, out: Path, card: dict[str, Any], validation: Sequence[Image.Image]) -> list[Layer]:
-    """Write the bundle of a training run, with its curve on validation pictures; returns the proof of its prior.
+def export(
+    run: Path,
+    out: Path,
+    card: dict[str, Any],
+    calibration: Sequence[Image.Image],
+    validation: Sequence[Image.Image],
+) -> list[Layer]:
+    """Write the bundle of a training run; returns the proof of its prior.
 
     Args:
         run: Folder of `calotype.learn.train`.
         out: The bundle to write.
         card: What the manifest says besides: name, version, status, training data, licence.
-        validation: Pictures that were not trained on.
+        calibration: Training pictures, to whose symbols the tables are fitted.
+        validation: Pictures that were not trained on, for the card's curve.
     """
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     codec = Codec(Architecture(**json.loads((run / "architecture.json").read_text())))
     codec.load_state_dict(state["average"])
     recipe = json.loads((run / "recipe.json").read_text())
     card = {**card, "architecture": asdict(codec.arch), "recipe": recipe, "steps_trained": state["step"]}
-    content, proof = members(codec.eval(), card)
-    with TemporaryDirectory() as folder:  # a bundle must exist before it can be measured
-        unmeasured = Path(folder) / "unmeasured.calomodel"
-        bundle.write(unmeasured, content)
-        card["curve"] = measure(unmeasured, validation)
-    bundle.write(out, members(codec, card)[0])
+    tables = family()
+    content, proof = members(codec.eval(), card, tables)
+    with TemporaryDirectory() as folder:  # a bundle must exist before it can be calibrated and measured
+        draft = Path(folder) / "draft.calomodel"
+        bundle.write(draft, content)
+        tables = fit(tables, count_symbols(Runtime(bundle.read(draft)), calibration, CURVE_LEVELS))
+        bundle.write(draft, members(codec, card, tables)[0])
+        card["curve"] = measure(Runtime(bundle.read(draft)), validation)
+    bundle.write(out, members(codec, card, tables)[0])
     return proof
 
 
@@ -265,10 +271,14 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of calotype.learn.train")
     parser.add_argument("--out", type=Path, required=True, help="the bundle to write, NAME.calomodel")
     parser.add_argument("--card", type=Path, required=True, help="JSON of name, version, status, data, licence")
+    parser.add_argument("--calibration", type=Path, required=True, help="folder of training pictures, lossless ones")
     parser.add_argument("--validation", type=Path, required=True, help="folder of pictures not trained on")
     args = parser.parse_args()
-    pictures = [Image.open(p).convert("RGB") for p in sorted(args.validation.iterdir())]
-    proof = export(args.run, args.out, json.loads(args.card.read_text()), pictures)
+    calibration, validation = (
+        [Image.open(p).convert("RGB") for p in sorted(folder.iterdir())]
+        for folder in (args.calibration, args.validation)
+    )
+    proof = export(args.run, args.out, json.loads(args.card.read_text()), calibration, validation)
     worst = max(proof, key=lambda layer: layer.used)
     print(f"{args.out}: {args.out.stat().st_size} bytes, id {bundle.read(args.out).id.hex()}")
     print(f"exact: {len(proof)} sums, at most {worst.used:.2f} of 2^24 ({worst.name})")

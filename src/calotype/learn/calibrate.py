@@ -1,0 +1,58 @@
+"""Fit the tables to the symbols that a model really makes.
+
+Training assumes Gaussians. What an encoder leaves over, given the scale that the prior predicts, has heavier tails and,
+since it chooses symbols by their rate, more zeros. The tables are data of the model, so they may say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from calotype.codec import DEFAULT_EFFORT
+from calotype.coding import PRECISION_BITS
+from calotype.encoder import PictureCoder
+from calotype.pixels import from_image
+from calotype.prior import choose
+from calotype.runtime import Runtime
+
+ASSUMED_SYMBOLS = 2000
+"""The Gaussian counts as much as so many symbols."""
+
+Counts = NDArray[np.int64]
+
+
+def count_symbols(runtime: Runtime, pictures: Sequence[Image.Image], levels: Sequence[int]) -> list[Counts]:
+    """How often each place of each table occurs, over all pictures at all levels."""
+    tables = runtime.bundle.tables
+    counts = [np.zeros(len(table.frequencies), np.int64) for table in tables.tables]
+    for picture in pictures:
+        coder = PictureCoder.of(from_image(picture, strip=True), runtime, DEFAULT_EFFORT)
+        for tile in (tile for level in levels for tile in coder.tiles(level)):
+            for symbols, index in choose(runtime, *tile).parts:
+                for t in np.unique(index):
+                    radius = tables.tables[t].radius
+                    part = symbols[index == t]
+                    places = np.where(np.abs(part) <= radius, part + radius, 2 * radius + 1)
+                    counts[t] += np.bincount(places, minlength=2 * radius + 2)
+    return counts
+
+
+def to_frequencies(ideal: NDArray[np.float64]) -> NDArray[np.uint32]:
+    """Integers of at least 1 that sum to 2^24 and are near the ideal's shares; the largest takes what is left."""
+    q = np.maximum(1, np.floor(ideal / ideal.sum() * 2**PRECISION_BITS)).astype(np.int64)
+    q[np.argmax(q)] += 2**PRECISION_BITS - q.sum()
+    return q.astype(np.uint32)
+
+
+def fit(tables: Sequence[NDArray[np.uint32]], counts: Sequence[Counts]) -> list[NDArray[np.uint32]]:
+    """Tables between what was assumed and what was counted; symmetric."""
+    fitted: list[NDArray[np.uint32]] = []
+    for q, count in zip(tables, counts, strict=True):
+        both_ways = count.astype(np.float64)
+        both_ways[:-1] = (both_ways[:-1] + both_ways[-2::-1]) / 2
+        fitted.append(to_frequencies(both_ways + ASSUMED_SYMBOLS * q.astype(np.float64) / 2**PRECISION_BITS))
+    return fitted
