@@ -133,5 +133,5 @@ def _is_poor(coder: PictureCoder, data: bytes) -> bool:
 
 def _usual_psnr_db(bundle: Bundle, level: int) -> float:
     """What the model reaches on photographs at a level, by its card; without a curve there, anything is usual."""
-    curve = bundle.manifest.curve
-    return float(np.interp(level, *zip(*curve, strict=True))) if curve else 0.0
+    curve = np.array(bundle.manifest.curve, np.float64).reshape(-1, 2)
+    return float(np.interp(level, curve[:, 0], curve[:, 1])) if len(curve) else 0.0
