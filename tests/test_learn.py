@@ -105,14 +105,21 @@ def test_exported_transforms_are_close(codec: Codec, runtime: Runtime, pictures:
         np.testing.assert_allclose(runtime.synthesise(y[0].numpy(), 128), codec.g_s(y, level)[0], atol=0.01)
 
 
-def test_real_bits_are_the_estimated_ones(codec: Codec, runtime: Runtime, pictures: list[torch.Tensor]) -> None:
+def test_real_bits_are_the_estimated_ones(pictures: list[torch.Tensor], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    codec = Codec(SMALL).eval()
+    start_as_transform(codec, Crops(pictures, [], 256, 128, 0).batch(16)[0])
+    for step in (codec.step_0, codec.step_1):
+        step.head.bias.data[SMALL.y_channels :] = 40 / 8  # wide tables, so that nothing escapes
+    bundle.write(tmp_path / "x.calomodel", members(codec, CARD, family())[0])
+    runtime = Runtime(bundle.read(tmp_path / "x.calomodel"))
     x = pictures[0][:256, :256].permute(2, 0, 1)[None].float() / 255 - 0.5
-    for level in (60, 200):
+    for level in (60, 120):
         with torch.no_grad():
             coded = codec(x, torch.tensor([level]))
             y = codec.g_a(x, torch.tensor([level]))[0].numpy()
         words = encode_tile(runtime, y, level, (256, 256), round_to_nearest)
-        assert 8 * len(words) == pytest.approx(float(coded.y_bits + coded.z_bits), rel=0.005, abs=100)
+        assert 8 * len(words) == pytest.approx(float(coded.y_bits + coded.z_bits), rel=0.005)
 
 
 def test_steps_agree_with_training() -> None:

@@ -51,7 +51,7 @@ class Recipe:
         seed: Seed of weights, crops and noise.
     """
 
-    steps: int = 20_000
+    steps: int = 15_000
     batch: int = 16
     crop_px: int = 128
     muon_rate: float = 5e-3

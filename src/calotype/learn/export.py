@@ -25,6 +25,7 @@ from calotype.encoder import PictureCoder
 from calotype.learn import prior
 from calotype.learn.calibrate import count_symbols, fit, to_frequencies
 from calotype.learn.config import Architecture
+from calotype.learn.data import read_folder
 from calotype.learn.dyadic import STREAM_BITS
 from calotype.learn.graph import Graph, numpy_of
 from calotype.learn.model import Codec
@@ -35,6 +36,7 @@ from calotype.proof import Layer, prove
 from calotype.runtime import Runtime
 
 ESCAPE_MASS = 2.0**-20
+MOST_PICTURES = 64
 CURVE_LEVELS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
 
 
@@ -265,6 +267,13 @@ def export(
     return proof
 
 
+def _some(folder: Path) -> list[Image.Image]:
+    """Pictures of a folder, evenly picked if there are many."""
+    pictures = read_folder(folder, least_px=64)
+    every = -(-len(pictures) // MOST_PICTURES)
+    return [Image.fromarray(p.numpy()) for p in pictures[::every]]
+
+
 def main() -> None:
     """Read the command line, export."""
     parser = argparse.ArgumentParser(description="Write a training run as a bundle.")
@@ -274,10 +283,7 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path, required=True, help="folder of training pictures, lossless ones")
     parser.add_argument("--validation", type=Path, required=True, help="folder of pictures not trained on")
     args = parser.parse_args()
-    calibration, validation = (
-        [Image.open(p).convert("RGB") for p in sorted(folder.iterdir())]
-        for folder in (args.calibration, args.validation)
-    )
+    calibration, validation = (_some(folder) for folder in (args.calibration, args.validation))
     proof = export(args.run, args.out, json.loads(args.card.read_text()), calibration, validation)
     worst = max(proof, key=lambda layer: layer.used)
     print(f"{args.out}: {args.out.stat().st_size} bytes, id {bundle.read(args.out).id.hex()}")
