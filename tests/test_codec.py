@@ -256,7 +256,7 @@ def test_lossless_block_of_another_size_is_refused(small_photo: Image.Image) -> 
     whole = calotype.container.unpack(calotype.encode(small_photo, lossless=True))
     other = calotype.container.unpack(calotype.encode(small_photo.crop((0, 0, 64, 64)), lossless=True))
     for tile in (bytes(other.tiles[0]), b"", b"RIFF", bytes(whole.tiles[0])[:-40]):
-        with pytest.raises(DamagedFile, match="lossless"):
+        with pytest.raises(DamagedFile, match=r"lossless samples|cannot stand"):
             calotype.decode(calotype.container.pack(whole.header, {}, [tile]))
 
 

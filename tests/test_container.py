@@ -107,9 +107,11 @@ def test_fields_out_of_range(head: str, error: type[Exception]) -> None:
 
 
 def test_absurd_sizes_cost_nothing() -> None:
-    head = bytes.fromhex("ca100d0a 01 01 ffffff07 ffffff07 72 00 01")
+    head = bytes.fromhex("ca100d0a 01 01 808040 808040 72 00 01")
     with pytest.raises(DamagedFile, match="cannot stand"):
         unpack(_with_header(head))
+    with pytest.raises(LimitExceeded, match="format's limit"):
+        unpack(_with_header(bytes.fromhex("ca100d0a 01 01 ffffff07 ffffff07 72 00 01")))
     with pytest.raises(LimitExceeded):
         unpack(_with_header(head), max_pixels=1 << 28)
 

@@ -26,7 +26,7 @@ def _round_trip(picture: Image.Image, **options: object) -> Image.Image:
 
 
 def _with_exif(picture: Image.Image, orientation: int) -> Image.Image:
-    exif = picture.getexif()
+    exif = Image.Exif()
     exif[0x0112] = orientation
     exif[0x010F] = "a maker"
     buffer = io.BytesIO()
@@ -121,7 +121,7 @@ def test_broken_exif(small_photo: Image.Image, strip: bool) -> None:
         with pytest.raises(InputError, match="EXIF"):
             calotype.encode(picture, strip=True)
     else:
-        assert _round_trip(picture).info["exif"] == picture.info["exif"]
+        assert _round_trip(picture).info["exif"].endswith(b"M\xff\0*\0\0\0\x08")
 
 
 def test_truncated_input(small_photo: Image.Image) -> None:

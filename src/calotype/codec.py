@@ -204,7 +204,7 @@ def latents(
         data = image_or_data
     else:
         _checked_rate({"quality": quality}, lossless=False, effort=DEFAULT_EFFORT)
-        picture = _from_any(image_or_data, strip=True)
+        picture = _from_any(image_or_data, strip=False)
         data = PictureCoder.of(picture, runtime_of(library.find(model)), DEFAULT_EFFORT).at_level(level_of(quality))
     whole = container.unpack(data, MAX_PIXELS)
     if whole.header.coding is None:
