@@ -192,6 +192,16 @@ def test_training_learns_and_resumes_bit_for_bit(pictures: list[torch.Tensor], t
         assert torch.equal(a, b)
 
 
+def test_weights_start_another_run(pictures: list[torch.Tensor], tmp_path: Path) -> None:
+    first, second = _training(pictures, 9), _training(pictures, 9)
+    for _ in range(3):
+        first.advance()
+    train.save_weights(first.state(), tmp_path / "weights.pt")
+    second.start_from(torch.load(tmp_path / "weights.pt", weights_only=True))
+    for a, b in zip(first.average.parameters(), second.codec.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
 def test_data_skips_what_is_no_picture(tmp_path: Path, photo: Image.Image) -> None:
     photo.save(tmp_path / "a.png")
     photo.resize((50, 50)).save(tmp_path / "small.png")

@@ -30,6 +30,7 @@ from calotype.learn.dyadic import STREAM_BITS
 from calotype.learn.graph import Graph, numpy_of
 from calotype.learn.model import Codec
 from calotype.learn.prior import HyperSynthesis, StepPrior
+from calotype.learn.train import save_weights
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
 from calotype.pixels import from_image
 from calotype.proof import Layer, prove
@@ -282,7 +283,10 @@ def main() -> None:
     parser.add_argument("--card", type=Path, required=True, help="JSON of name, version, status, data, licence")
     parser.add_argument("--calibration", type=Path, required=True, help="folder of training pictures, lossless ones")
     parser.add_argument("--validation", type=Path, required=True, help="folder of pictures not trained on")
+    parser.add_argument("--weights", type=Path, help="also write the weights in float16, for train's --start")
     args = parser.parse_args()
+    if args.weights:
+        save_weights(torch.load(args.run / "checkpoint.pt", weights_only=True), args.weights)
     calibration, validation = (_some(folder) for folder in (args.calibration, args.validation))
     proof = export(args.run, args.out, json.loads(args.card.read_text()), calibration, validation)
     worst = max(proof, key=lambda layer: layer.used)

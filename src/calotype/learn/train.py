@@ -91,6 +91,11 @@ class Training:
             "crops_random": json.dumps(self.crops.random.bit_generator.state),
         }
 
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Begin with the weights of another run of the same architecture."""
+        for codec in (self.codec, self.average):
+            codec.load_state_dict(weights)
+
     def load(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
         self.step = state["step"]
@@ -107,6 +112,11 @@ def save(state: dict[str, Any], path: Path) -> None:
     unfinished = path.with_suffix(".unfinished")
     torch.save(state, unfinished)
     unfinished.replace(path)
+
+
+def save_weights(state: dict[str, Any], path: Path) -> None:
+    """The averaged weights of a checkpoint in float16: what it takes to train on, without the optimisers."""
+    save({name: value.half() for name, value in state["average"].items()}, path)
 
 
 def run(training: Training, out: Path, log_every: int = 50, save_every: int = 500) -> None:
@@ -134,6 +144,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of training pictures")
     parser.add_argument("--lossless", type=Path, help="folder of lossless pictures, for the highest qualities")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint and log; an existing run resumes")
+    parser.add_argument("--start", type=Path, help="weights to begin with, as the export writes them")
     for field in dataclasses.fields(Recipe):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
     args = parser.parse_args()
@@ -144,7 +155,10 @@ def main() -> None:
         (args.out / f"{name}.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
     fine = read_folder(args.lossless, recipe.crop_px) if args.lossless else []
     crops = Crops(read_folder(args.folder, recipe.crop_px), fine, recipe.fine_level, recipe.crop_px, recipe.seed)
-    run(Training(arch, recipe, crops), args.out)
+    training = Training(arch, recipe, crops)
+    if args.start:
+        training.start_from(torch.load(args.start, weights_only=True))
+    run(training, args.out)
 
 
 if __name__ == "__main__":
