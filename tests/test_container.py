@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calotype import container
-from calotype.container import Coding, Header, Metadata, Reader, pack, pack_varint, unpack
+from calotype.container import Coding, Header, Metadata, pack, unpack
 from calotype.errors import DamagedFile, FormatError, InputError, LimitExceeded, NotCalotype, UnsupportedFile
+from calotype.wire import Reader, pack_varint
 
 CODING = Coding(b"\x01\x02\x03\x04\x05\x06\x07\x08", 0, 153)
 HEADER = Header(300, 200, 3, 8, False, 512, CODING)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from calotype import lossless, pixels
-from calotype.container import Coding, Container, Header, Reader
+from calotype.container import Coding, Container, Header
 from calotype.pixels import Picture, Samples
 from calotype.prior import Latents, decode_tile
 from calotype.runtime import Runtime
 from calotype.tiling import Box, boxes, padded
+from calotype.wire import Reader
 
 
 def _grid(header: Header) -> list[Box]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from calotype.prior import encode_tile
 from calotype.quantise import Quantiser, rate_aware, round_to_nearest
 from calotype.runtime import Runtime
 from calotype.tiling import boxes, padded
+from calotype.wire import pack_varint
 
 TILE_PX = 512
 LARGEST_TILE_PX = 1024
@@ -37,14 +39,21 @@ def _tile_px(height: int, width: int) -> int:
     return side if side <= LARGEST_TILE_PX else TILE_PX
 
 
-def _pack(picture: Picture, coding: Coding | None, tiles: list[bytes]) -> bytes:
+def _alpha_blocks(picture: Picture) -> list[bytes] | None:
+    """What stands before the data of each tile: its alpha, with its length."""
+    if picture.alpha is None:
+        return None
+    height, width = picture.alpha.shape[:2]
+    blocks = (lossless.pack(picture.alpha[box.slices()]) for box in boxes(height, width, _tile_px(height, width)))
+    return [pack_varint(len(block)) + block for block in blocks]
+
+
+def _pack(picture: Picture, coding: Coding | None, alpha: list[bytes] | None, tiles: list[bytes]) -> bytes:
     height, width = picture.samples.shape[:2]
     tile_px = _tile_px(height, width)
-    alpha = picture.alpha
     header = Header(width, height, picture.channels, picture.depth, alpha is not None, tile_px, coding)
     if alpha is not None:
-        blocks = [lossless.pack(alpha[box.slices()]) for box in boxes(height, width, tile_px)]
-        tiles = [container.pack_varint(len(a)) + a + t for a, t in zip(blocks, tiles, strict=True)]
+        tiles = [a + t for a, t in zip(alpha, tiles, strict=True)]
     return container.pack(header, picture.metadata, tiles)
 
 
@@ -53,7 +62,8 @@ def encode_lossless(picture: Picture, effort: int) -> bytes:
     height, width = picture.samples.shape[:2]
     method = min(effort, 6)
     grid = boxes(height, width, _tile_px(height, width))
-    return _pack(picture, None, [lossless.pack(picture.samples[box.slices()], method) for box in grid])
+    tiles = [lossless.pack(picture.samples[box.slices()], method) for box in grid]
+    return _pack(picture, None, _alpha_blocks(picture), tiles)
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,12 @@ class PictureCoder:
     def at_level(self, level: int) -> bytes:
         """The file at a level."""
         tiles = [encode_tile(self.runtime, *tile) for tile in self.tiles(level)]
-        return _pack(self.picture, Coding(self.runtime.bundle.id, 0, level), tiles)
+        return _pack(self.picture, Coding(self.runtime.bundle.id, 0, level), self._alpha_blocks, tiles)
+
+    @cached_property
+    def _alpha_blocks(self) -> list[bytes] | None:
+        """Made once, for the search for a rate codes many levels."""
+        return _alpha_blocks(self.picture)
 
     def tiles(self, level: int) -> Iterator[tuple[NDArray[np.float32], int, tuple[int, int], Quantiser]]:
         """For each tile what `prior.choose` needs besides the networks: y, level, size and quantiser."""

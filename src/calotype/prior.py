@@ -33,7 +33,7 @@ class Latents:
 
     @property
     def y_hat(self) -> NDArray[np.float32]:
-        """Y in quantiser steps."""
+        """The latent y in quantiser steps."""
         return self.y8.astype(np.float32) * EIGHTH
 
     def checksum(self) -> int:

@@ -33,6 +33,7 @@ from calotype.learn.prior import HyperSynthesis, StepPrior
 from calotype.learn.train import save_weights
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
 from calotype.pixels import from_image
+from calotype.prior import Z_LIMIT
 from calotype.proof import Layer, prove
 from calotype.runtime import Runtime
 
@@ -54,7 +55,8 @@ def family() -> list[NDArray[np.uint32]]:
     return [frequencies(s) for s in prior.sigma_of(torch.arange(prior.SIGMA_COUNT, dtype=torch.float64)).tolist()]
 
 
-def _table_members(family: Sequence[NDArray[np.uint32]]) -> dict[str, bytes]:
+def table_members(family: Sequence[NDArray[np.uint32]]) -> dict[str, bytes]:
+    """The members of a bundle that hold its tables."""
     radii = np.array([(len(q) - 2) // 2 for q in family], "<u2")
     return {"tables.u32": np.concatenate(family).astype("<u4").tobytes(), "radii.u16": radii.tobytes()}
 
@@ -144,7 +146,7 @@ def hyper_synthesis_graph(net: HyperSynthesis) -> bytes:
     """h_s: z, level_bias -> features, all integers."""
     width, channels = net.stem.weight.shape
     g = Graph("h_s")
-    z = g.clip(g.input("z", [1, channels, "a", "b"]), -prior.Z_LIMIT, prior.Z_LIMIT)
+    z = g.clip(g.input("z", [1, channels, "a", "b"]), -Z_LIMIT, Z_LIMIT)
     bias = g.clip(g.input("level_bias", [1, width, 1, 1]), -512, 511)
     r = g.stream(g.op("Add", g.dyadic(z, net.stem, STREAM_BITS), bias))
     for block, up in ((net.coarse, net.up_coarse), (net.middle, net.up_middle)):
@@ -218,7 +220,7 @@ def members(
         "g_s.onnx": synthesis_graph(codec.g_s, arch.channels),
         "preview.onnx": preview_graph(codec.g_s, arch.channels),
     }
-    decoding = {**_table_members(tables), **_level_arrays(codec), **exact, **synthesis}
+    decoding = {**table_members(tables), **_level_arrays(codec), **exact, **synthesis}
     analysis = {"g_a.onnx": analysis_graph(codec.g_a, arch.channels), "h_a.onnx": hyper_analysis_graph(codec.h_a)}
     return {**decoding, **analysis, "manifest.json": manifest(codec, card, sorted(decoding))}, proof
 
@@ -261,10 +263,11 @@ def export(
     with TemporaryDirectory() as folder:  # a bundle must exist before it can be calibrated and measured
         draft = Path(folder) / "draft.calomodel"
         bundle.write(draft, content)
-        tables = fit(tables, count_symbols(Runtime(bundle.read(draft)), calibration, CURVE_LEVELS))
-        bundle.write(draft, members(codec, card, tables)[0])
+        content |= table_members(fit(tables, count_symbols(Runtime(bundle.read(draft)), calibration, CURVE_LEVELS)))
+        bundle.write(draft, content)
         card["curve"] = measure(Runtime(bundle.read(draft)), validation)
-    bundle.write(out, members(codec, card, tables)[0])
+    content["manifest.json"] = manifest(codec, card, json.loads(content["manifest.json"])["decoding"])
+    bundle.write(out, content)
     return proof
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from calotype.bundle import LEVELS
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import round_half_up
-from calotype.learn.prior import Z_LIMIT, HyperPrior, HyperSynthesis, StepPrior, bits, first_half, sigma_of
-from calotype.learn.transforms import LEVELS, Analysis, HyperAnalysis, Synthesis
+from calotype.learn.prior import HyperPrior, HyperSynthesis, StepPrior, bits, first_half, sigma_of
+from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
+from calotype.prior import Z_LIMIT
 
 
 def lambda_of(arch: Architecture, level: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import STREAM, DyadicBlock, DyadicConv, round_half_up, stream, to_grid
 from calotype.learn.transforms import LevelVector
+from calotype.prior import Z_LIMIT
 
 SIGMA_MIN, SIGMA_MAX, SIGMA_COUNT = 0.11, 256.0, 64
 LOG_SIGMA_STEP = math.log(SIGMA_MAX / SIGMA_MIN) / (SIGMA_COUNT - 1)
 TAIL = 2.0**-14
-Z_LIMIT = 127
 MEAN_BITS = 3
 MEAN_LIMIT = 1023 << MEAN_BITS
 FINE_LIMIT, COARSE_LIMIT = 511, 127

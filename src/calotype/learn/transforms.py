@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calotype.bundle import LEVELS
 from calotype.learn.config import Architecture
-
-LEVELS = 256
 
 
 class LevelVector(nn.Module):
