@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from calotype.learn.config import Architecture, Recipe
 from calotype.learn.data import Crops, read_folder
 from calotype.learn.dyadic import DyadicBlock, DyadicConv, activation, stream
 from calotype.learn.export import export, family, frequencies, members
+from calotype.learn.grow import grown, kept_channels
 from calotype.learn.model import Codec
 from calotype.learn.muon import orthogonalise
 from calotype.learn.prior import first_half
@@ -41,6 +43,8 @@ def codec(pictures: list[torch.Tensor]) -> Codec:
     start_as_transform(codec, Crops(pictures, [], 256, 128, 0).batch(16)[0])
     for p in (codec.step_0.head.weight, codec.step_1.head.weight, codec.h_s.level.knots, codec.z_prior.mean.knots):
         torch.nn.init.normal_(p, std=0.5)
+    for layer in (codec.g_a.shortcut, codec.g_s.shortcut):
+        torch.nn.init.normal_(layer.weight, std=0.01)
     return codec.eval()
 
 
@@ -103,6 +107,25 @@ def test_exported_transforms_are_close(codec: Codec, runtime: Runtime, pictures:
         np.testing.assert_allclose(runtime.analyse(x[0].numpy(), 128), y[0], atol=0.02 * float(y.abs().max()))
         np.testing.assert_allclose(runtime.hyper_analyse(y[0].numpy()), codec.h_a(y)[0], atol=0.05)
         np.testing.assert_allclose(runtime.synthesise(y[0].numpy(), 128), codec.g_s(y, level)[0], atol=0.01)
+
+
+def test_growth_keeps_what_was_learned_and_loses_less(codec: Codec, pictures: list[torch.Tensor]) -> None:
+    crops = Crops(pictures, [], 256, 128, 0)
+    larger = Codec(replace(SMALL, y_channels=48))
+    larger.load_state_dict(grown(codec, larger, torch.cat([crops.batch(16)[0] for _ in range(16)])))
+    larger.eval()
+    kept, level = kept_channels(32, 48), torch.full((16,), 208)
+    x = crops.batch(16)[0]
+    with torch.no_grad():
+        y, more = codec.g_a(x, level), larger.g_a(x, level)
+        torch.testing.assert_close(more[:, kept], y)
+        torch.testing.assert_close(larger.h_a(more), codec.h_a(y))
+        features = stream(torch.randn(1, 32, 4, 4))
+        for before, after in zip(codec.step_0(features), larger.step_0(features), strict=True):
+            torch.testing.assert_close(after[:, kept], before)
+        assert torch.equal(first_half(48, 2, 2)[:, kept], first_half(32, 2, 2))
+        lost = [(c.g_s(v, level) - x).square().mean() for c, v in ((codec, y), (larger, more))]
+    assert lost[1] < 0.8 * lost[0]
 
 
 def test_real_bits_are_the_estimated_ones(pictures: list[torch.Tensor], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Architecture:
     """
 
     channels: int = 3
-    y_channels: int = 320
+    y_channels: int = 448
     z_channels: int = 96
     width: int = 128
     blocks: int = 4

@@ -18,7 +18,7 @@ WEIGHT_LIMIT = 127
 MAX_SHIFT = 10
 MIN_SHIFT = -2
 BIAS_LIMIT = 1 << 20
-PRODUCT_LIMIT = (1 << 23) - (1 << 18)  # what rounding 640 weights half up can add is left over
+PRODUCT_LIMIT = (1 << 23) - (1 << 18)  # what rounding 896 weights half up can add is left over
 
 
 def round_half_up(v: Tensor) -> Tensor:

@@ -73,14 +73,6 @@ def _level_arrays(codec: Codec) -> dict[str, bytes]:
     }
 
 
-def _strided(
-    layer: Any, channels: int, block: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, object]]:
-    """A 1x1 after pixel_unshuffle, as the strided convolution that it is."""
-    weight = numpy_of(layer.weight).reshape(-1, channels, block, block)
-    return weight, numpy_of(layer.bias), {"kernel_shape": [block, block], "strides": [block, block]}
-
-
 def _features(g: Graph, x: str, net: Analysis | Synthesis, level: str) -> str:
     half = len(net.blocks) // 2
     for i, block in enumerate(net.blocks):
@@ -98,20 +90,20 @@ def analysis_graph(net: Analysis, channels: int) -> bytes:
     """g_a: x, level -> y."""
     g = Graph("g_a")
     x, level = g.input("x", [1, channels, "h", "w"]), _level_input(g)
-    weight, bias, how = _strided(net.stem, channels, 8)
-    x = _features(g, g.conv(x, weight, bias, **how), net, level)
-    weight, bias, how = _strided(net.down, net.stem.weight.shape[0], 2)
-    y = g.op("Mul", g.conv(x, weight, bias, **how), g.by_level(net.gain.table().exp(), level))
-    return g.serialise((g.rename(y, "y"), [1, len(weight), "h16", "w16"]))
+    direct = g.strided(x, net.shortcut, 16)
+    x = _features(g, g.strided(x, net.stem, 8), net, level)
+    y = g.op("Add", g.strided(x, net.down, 2), direct)
+    y = g.op("Mul", y, g.by_level(net.gain.table().exp(), level))
+    return g.serialise((g.rename(y, "y"), [1, len(net.down.weight), "h16", "w16"]))
 
 
 def synthesis_graph(net: Synthesis, channels: int) -> bytes:
     """g_s: y, level -> x."""
     g = Graph("g_s")
     y, level = g.input("y", [1, net.up.weight.shape[1], "h", "w"]), _level_input(g)
-    x = g.linear(g.op("Mul", y, g.by_level(net.gain.table().exp(), level)), net.up)
-    x = _features(g, g.op("DepthToSpace", x, blocksize=2, mode="CRD"), net, level)
-    x = g.op("DepthToSpace", g.linear(x, net.head), blocksize=8, mode="CRD")
+    y = g.op("Mul", y, g.by_level(net.gain.table().exp(), level))
+    x = _features(g, g.shuffle(g.linear(y, net.up), 2), net, level)
+    x = g.op("Add", g.shuffle(g.linear(x, net.head), 8), g.shuffle(g.linear(y, net.shortcut), 16))
     return g.serialise((g.rename(x, "x"), [1, channels, "h16", "w16"]))
 
 
@@ -119,8 +111,10 @@ def preview_graph(net: Synthesis, channels: int) -> bytes:
     """The linear path of g_s alone, averaged over 16x16 pixels: y, level -> thumbnail."""
     up = numpy_of(net.up.weight).astype(np.float64)
     head = numpy_of(net.head.weight).astype(np.float64).reshape(channels, 64, -1).mean(1)
-    fold = np.einsum("cw,wsm->cm", head, up.reshape(head.shape[1], 4, -1)) / 4
-    offset = head @ numpy_of(net.up.bias).reshape(-1, 4).mean(1) + numpy_of(net.head.bias).reshape(channels, 64).mean(1)
+    direct = numpy_of(net.shortcut.weight).astype(np.float64).reshape(channels, 256, -1).mean(1)
+    fold = np.einsum("cw,wsm->cm", head, up.reshape(head.shape[1], 4, -1)) / 4 + direct
+    offset = head @ numpy_of(net.up.bias).reshape(-1, 4).mean(1)
+    offset += sum(numpy_of(layer.bias).reshape(channels, -1).mean(1) for layer in (net.head, net.shortcut))
     g = Graph("preview")
     y, level = g.input("y", [1, up.shape[1], "h", "w"]), _level_input(g)
     scaled = g.op("Mul", y, g.by_level(net.gain.table().exp(), level))
@@ -130,16 +124,13 @@ def preview_graph(net: Synthesis, channels: int) -> bytes:
 
 def hyper_analysis_graph(net: HyperAnalysis) -> bytes:
     """h_a: y -> z."""
-    width = net.stem.weight.shape[0]
     g = Graph("h_a")
     y = g.input("y", [1, net.stem.weight.shape[1], "h", "w"])
     magnitude = g.op("Log", g.op("Add", g.op("Abs", y), g.constant(1.0)))
     x = g.block(g.linear(g.op("Mul", g.op("Sign", y), magnitude), net.stem), net.first)
-    weight, bias, how = _strided(net.down, width, 2)
-    x = g.block(g.conv(x, weight, bias, **how), net.second)
-    weight, bias, how = _strided(net.head, width, 2)
-    z = g.conv(x, weight, bias, **how)
-    return g.serialise((g.rename(z, "z"), [1, len(weight), "h4", "w4"]))
+    x = g.block(g.strided(x, net.down, 2), net.second)
+    z = g.strided(x, net.head, 2)
+    return g.serialise((g.rename(z, "z"), [1, len(net.head.weight), "h4", "w4"]))
 
 
 def hyper_synthesis_graph(net: HyperSynthesis) -> bytes:
@@ -151,7 +142,7 @@ def hyper_synthesis_graph(net: HyperSynthesis) -> bytes:
     r = g.stream(g.op("Add", g.dyadic(z, net.stem, STREAM_BITS), bias))
     for block, up in ((net.coarse, net.up_coarse), (net.middle, net.up_middle)):
         r = g.stream(g.dyadic(g.dyadic_block(r, block), up, STREAM_BITS))
-        r = g.op("DepthToSpace", r, blocksize=2, mode="CRD")
+        r = g.shuffle(r, 2)
     features = g.dyadic_block(r, net.fine)
     return g.serialise((g.rename(features, "features"), [1, width, "h", "w"]))
 

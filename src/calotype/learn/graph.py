@@ -82,6 +82,15 @@ class Graph:
         weight, bias = numpy_of(layer.weight) * (scale / in_scale), numpy_of(layer.bias) * scale
         return self.conv(x, weight[:, :, None, None], bias)
 
+    def strided(self, x: str, layer: Linear1x1, block: int) -> str:
+        """A 1x1 after pixel_unshuffle, as the strided convolution that it is."""
+        weight = numpy_of(layer.weight).reshape(len(layer.weight), -1, block, block)
+        return self.conv(x, weight, numpy_of(layer.bias), kernel_shape=[block, block], strides=[block, block])
+
+    def shuffle(self, x: str, block: int) -> str:
+        """pixel_shuffle."""
+        return self.op("DepthToSpace", x, blocksize=block, mode="CRD")
+
     def _swish(self, x: str) -> str:
         return self.op("Mul", x, self.op("Sigmoid", x))
 

@@ -16,9 +16,13 @@ from torch import Tensor, nn
 
 from calotype.learn.config import Architecture, Recipe
 from calotype.learn.data import Crops, read_folder
+from calotype.learn.grow import grown
 from calotype.learn.model import Codec, lambda_of
 from calotype.learn.muon import Muon
 from calotype.learn.start import start_as_transform
+
+CHECKPOINT = "checkpoint.pt"
+GROWTH_BATCHES = 24
 
 
 def loss_of(codec: Codec, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,9 +96,16 @@ class Training:
         }
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Begin with the weights of another run of the same architecture."""
+        """Begin with the weights of another run, which may have had fewer channels of y."""
+        arch = self.codec.arch
+        trained = Codec(dataclasses.replace(arch, y_channels=len(weights["g_a.down.bias"])))
+        without = {name: value for name, value in trained.state_dict().items() if ".shortcut." in name}
+        trained.load_state_dict(without | {name: value.float() for name, value in weights.items()})
+        state = trained.state_dict()
+        if trained.arch != arch:
+            state = grown(trained, Codec(arch), torch.cat([self.crops.batch(16)[0] for _ in range(GROWTH_BATCHES)]))
         for codec in (self.codec, self.average):
-            codec.load_state_dict(weights)
+            codec.load_state_dict(state)
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
@@ -121,7 +132,7 @@ def save_weights(state: dict[str, Any], path: Path) -> None:
 
 def run(training: Training, out: Path, log_every: int = 50, save_every: int = 500) -> None:
     """Train to the end, logging a line of JSON every `log_every` steps."""
-    checkpoint = out / "checkpoint.pt"
+    checkpoint = out / CHECKPOINT
     if checkpoint.exists():
         training.load(torch.load(checkpoint, weights_only=True))
     sums, since = torch.zeros(3), time.monotonic()
@@ -156,7 +167,7 @@ def main() -> None:
     fine = read_folder(args.lossless, recipe.crop_px) if args.lossless else []
     crops = Crops(read_folder(args.folder, recipe.crop_px), fine, recipe.fine_level, recipe.crop_px, recipe.seed)
     training = Training(arch, recipe, crops)
-    if args.start:
+    if args.start and not (args.out / CHECKPOINT).exists():
         training.start_from(torch.load(args.start, weights_only=True))
     run(training, args.out)
 

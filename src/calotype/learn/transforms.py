@@ -76,7 +76,11 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 class Analysis(nn.Module):
-    """g_a: picture (b, c, h, w) in [-0.5, 0.5] and level -> y (b, m, h/16, w/16) in units of the quantiser step."""
+    """g_a: picture (b, c, h, w) in [-0.5, 0.5] and level -> y (b, m, h/16, w/16) in units of the quantiser step.
+
+    Beside the blocks, whose width bounds what they let through, a linear shortcut leads from the pixels to y (AuxT: Li
+    et al., ICLR 2025). Without it the transforms alone lose more than the quantiser does at high qualities.
+    """
 
     def __init__(self, arch: Architecture, log_gain: Tensor) -> None:
         super().__init__()
@@ -84,21 +88,23 @@ class Analysis(nn.Module):
         self.blocks = nn.ModuleList(Block(arch.width) for _ in range(arch.blocks))
         self.feature_gain = LevelVector(arch.knots, arch.width)
         self.down = Linear1x1(4 * arch.width, arch.y_channels)
+        self.shortcut = Linear1x1(256 * arch.channels, arch.y_channels, gain=0)
         self.gain = LevelVector(arch.knots, arch.y_channels, log_gain)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        direct = self.shortcut(channels_last(F.pixel_unshuffle(x, 16)))
         x = self.stem(channels_last(F.pixel_unshuffle(x, 8)))
         half = len(self.blocks) // 2
         for i, block in enumerate(self.blocks):
             if i == half:
                 x = x * self.feature_gain(level).exp()
             x = block(x)
-        y = self.down(channels_last(F.pixel_unshuffle(x, 2)))
+        y = self.down(channels_last(F.pixel_unshuffle(x, 2))) + direct
         return y * self.gain(level).exp()
 
 
 class Synthesis(nn.Module):
-    """g_s: y_hat (b, m, h/16, w/16) and level -> picture (b, c, h, w)."""
+    """g_s: y_hat (b, m, h/16, w/16) and level -> picture (b, c, h, w); with a shortcut as g_a has."""
 
     def __init__(self, arch: Architecture, log_gain: Tensor) -> None:
         super().__init__()
@@ -107,15 +113,17 @@ class Synthesis(nn.Module):
         self.blocks = nn.ModuleList(Block(arch.width) for _ in range(arch.blocks))
         self.feature_gain = LevelVector(arch.knots, arch.width)
         self.head = Linear1x1(arch.width, 64 * arch.channels)
+        self.shortcut = Linear1x1(arch.y_channels, 256 * arch.channels, gain=0)
 
     def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
-        x = channels_last(F.pixel_shuffle(self.up(y_hat * self.gain(level).exp()), 2))
+        y_hat = y_hat * self.gain(level).exp()
+        x = channels_last(F.pixel_shuffle(self.up(y_hat), 2))
         half = len(self.blocks) // 2
         for i, block in enumerate(self.blocks):
             if i == half:
                 x = x * self.feature_gain(level).exp()
             x = block(x)
-        return F.pixel_shuffle(self.head(x), 8)
+        return F.pixel_shuffle(self.head(x), 8) + F.pixel_shuffle(self.shortcut(y_hat), 16)
 
 
 class HyperAnalysis(nn.Module):
