@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test check docs bench results clean
 
 demo: VENV = .venv/demo
 demo:
@@ -31,5 +31,10 @@ docs: .venv/dev/installed
 bench: .venv/dev/installed
 	.venv/dev/bin/python -m calotype.bench.speed
 
+# The page of results: make results PICTURES=kodak REFERENCE=reference/kodak
+results: .venv/dev/installed
+	.venv/dev/bin/calotype bench $(PICTURES) --reference $(REFERENCE) --out bench-out
+	mkdir -p docs/plots && cp bench-out/results.md docs/ && cp bench-out/plots/*.svg docs/plots/
+
 clean:
-	rm -rf .venv site demo-out dist
+	rm -rf .venv site demo-out bench-out dist

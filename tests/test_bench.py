@@ -1,25 +1,32 @@
 """The measuring code: BD-rate against published tables, PSNR, searches for a size, and the small programs."""
 
-import json
 import math
 import os
+import re
 from io import BytesIO
 from pathlib import Path
 
+import bjontegaard
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from scipy.interpolate import PchipInterpolator
 
-import calotype
-from calotype.bench import rd, speed
-from calotype.bench.bd_rate import Curve, bd_psnr, bd_rate, read_reference
-from calotype.bench.codecs import PEERS, at_size, decode, quality_at_size
+from calotype.bench import speed
+from calotype.bench.bd_rate import Curve, bd_psnr, bd_rate
+from calotype.bench.codecs import JPEG, PEERS, WEBP, Codec, at_size, decode, quality_at_size
 from calotype.bench.metrics import psnr_db
+from calotype.bench.results import read_published
 from calotype.bench.timing import medians_ms, timed
 
 CURVE = Curve("anchor", (0.1, 0.2, 0.45, 0.8, 1.7), (26.0, 28.5, 31.5, 34.0, 38.0))
 SHARED = Path(os.environ.get("CALOTYPE_SHARED", Path(__file__).parents[2] / "shared"))
-KODAK_CURVES = SHARED / "reference" / "kodak"
+KODAK_CURVES, KODAK = SHARED / "reference" / "kodak", SHARED / "data" / "kodak"
+needs_curves = pytest.mark.skipif(
+    not KODAK_CURVES.is_dir(), reason=f"no published curves in {KODAK_CURVES} (set CALOTYPE_SHARED)"
+)
 
 
 def picture(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
@@ -32,12 +39,12 @@ def picture(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
 
 @pytest.mark.parametrize("factor", [0.5, 0.8, 1.0, 1.3])
 def test_bd_rate_of_a_scaled_curve_is_its_factor(factor: float) -> None:
-    test = Curve("test", tuple(factor * bpp for bpp in CURVE.bpp), CURVE.psnr_db)
+    test = Curve("test", tuple(factor * bpp for bpp in CURVE.bpp), CURVE.value)
     assert bd_rate(CURVE, test) == pytest.approx(100 * (factor - 1), abs=1e-9)
 
 
 def test_bd_psnr_of_a_lifted_curve_is_its_lift() -> None:
-    test = Curve("test", CURVE.bpp, tuple(psnr + 0.7 for psnr in CURVE.psnr_db))
+    test = Curve("test", CURVE.bpp, tuple(psnr + 0.7 for psnr in CURVE.value))
     assert bd_psnr(CURVE, test) == pytest.approx(0.7)
 
 
@@ -47,7 +54,7 @@ def test_bd_rate_looks_only_where_both_curves_are() -> None:
 
 
 def test_the_order_of_the_points_does_not_matter() -> None:
-    test = Curve("test", CURVE.bpp[::-1], CURVE.psnr_db[::-1])
+    test = Curve("test", CURVE.bpp[::-1], CURVE.value[::-1])
     assert bd_rate(CURVE, test) == pytest.approx(0)
     assert bd_psnr(CURVE, test) == pytest.approx(0)
 
@@ -74,14 +81,59 @@ def test_curves_that_cannot_be_fitted_are_refused(bpp: tuple[float, ...], psnr: 
         Curve("bad", bpp, psnr)
 
 
-@pytest.mark.skipif(not KODAK_CURVES.is_dir(), reason=f"no published curves in {KODAK_CURVES} (set CALOTYPE_SHARED)")
-@pytest.mark.parametrize(
-    ("name", "against_webp"), [("BPG-444-x265", -30.6), ("AV1-libaom-444", -35.6), ("VTM-18.0", -44.3)]
-)
-def test_bd_rate_equals_the_published_table(name: str, against_webp: float) -> None:
-    webp, test = (read_reference(KODAK_CURVES / f"{n}.json") for n in ("WebP", name))
-    assert test.name == name
-    assert bd_rate(webp, test) == pytest.approx(against_webp, abs=0.3)
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.05, 0.6), st.floats(0.3, 3)), min_size=4, max_size=9), st.floats(0.5, 2))
+def test_bd_rate_equals_an_independent_implementation(steps: list[tuple[float, float]], factor: float) -> None:
+    bpp, psnr = (tuple(float(v) for v in np.cumsum(column)) for column in zip(*steps, strict=True))
+    test = Curve("test", tuple(factor * b**1.1 for b in bpp), psnr)
+    rates, qualities = (np.array(bpp), np.array(psnr)), (np.array(test.bpp), np.array(test.value))
+    expected = bjontegaard.bd_rate(*rates, *qualities, method="pchip", min_overlap=0)
+    assert bd_rate(Curve("anchor", bpp, psnr), test) == pytest.approx(expected, abs=1e-6, rel=1e-6)
+
+
+def published_tables() -> list[tuple[str, str, str, str, float]]:
+    """(data set, anchor, codec, text, BD-rate) of every row of TABLE.md's tables."""
+    rows: list[tuple[str, str, str, str, float]] = []
+    dataset, head = "", [""]
+    for line in (SHARED / "reference" / "TABLE.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        if line.startswith("## "):
+            dataset = line[3:].split()[0].lower()
+        elif line.startswith("| method"):
+            head = cells
+        elif line.startswith("|") and not line.startswith("|--"):
+            for title, cell in zip(head, cells, strict=False):
+                if title.startswith("vs ") and "only" not in title and re.fullmatch(r"[+-]\d+\.\d", cell):
+                    rows.append((dataset, title[3:], cells[0], cell, float(cell)))
+    return rows
+
+
+@needs_curves
+def test_every_bd_rate_of_the_published_tables_is_found_again() -> None:
+    curves = {(p.name, c.name): c.curve for p in KODAK_CURVES.parent.iterdir() if p.is_dir() for c in read_published(p)}
+    compared = 0
+    for dataset, anchor, codec, text, expected in published_tables():
+        if (dataset, anchor) in curves and (dataset, codec) in curves:
+            found = bd_rate(curves[dataset, anchor], curves[dataset, codec])
+            assert found == pytest.approx(expected, abs=0.3), (dataset, anchor, codec, text)
+            compared += 1
+    assert compared > 300
+
+
+@needs_curves
+@pytest.mark.skipif(not KODAK.is_dir(), reason=f"no pictures in {KODAK} (set CALOTYPE_SHARED)")
+@pytest.mark.parametrize(("codec", "name"), [(JPEG, "JPEG-pillow"), (WEBP, "WebP")], ids=["JPEG", "WebP"])
+def test_pillows_curves_agree_with_the_published_ones(codec: Codec, name: str) -> None:
+    published = next(p.curve for p in read_published(KODAK_CURVES) if p.name == name)
+    originals = [decode(path.read_bytes()) for path in sorted(KODAK.glob("*.png"))]
+    order = np.argsort(published.bpp)
+    at = PchipInterpolator(np.log(np.array(published.bpp)[order]), np.array(published.value)[order])
+    for quality in (20, 45, 75):
+        files = [codec.encode(image, quality) for image in originals]
+        bpp = np.mean([8 * len(f) / (im.width * im.height) for f, im in zip(files, originals, strict=True)])
+        pairs = zip(originals, map(codec.decode, files), strict=True)
+        psnr = np.mean([psnr_db(np.asarray(a), np.asarray(b)) for a, b in pairs])
+        assert psnr == pytest.approx(float(at(np.log(bpp))), abs=0.15)
 
 
 @pytest.mark.parametrize(("dtype", "peak"), [(np.uint8, 255), (np.uint16, 65535)])
@@ -128,54 +180,11 @@ def test_timing_returns_the_first_result_and_medians() -> None:
     assert "".join(calls) == "ababab"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for seed in (1, 2):
-        picture(seed=seed).save(tmp_path / f"{seed}.png")
-    (tmp_path / "notes.txt").write_text("not a picture")
-    return tmp_path
-
-
-def test_rd_writes_every_point_and_the_means(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = folder / "results.json"
-    rd.main([str(folder), "--qualities", "20,70", "--out", str(out)])
-    results = json.loads(out.read_text())
-    points = results["points"]
-    assert [(p["picture"], p["quality"]) for p in points] == [
-        (name, quality) for name in ("1.png", "2.png") for quality in (20, 70)
-    ]
-    image = Image.open(folder / "1.png")
-    data = calotype.encode(image, quality=20)
-    assert points[0]["file_bytes"] == len(data)
-    assert points[0]["bpp"] == 8 * len(data) / (96 * 64)
-    assert points[0]["model_id"] == calotype.info(data).model_id
-    assert points[0]["psnr_db"] == psnr_db(np.asarray(image), calotype.decode_array(data))
-    assert results["mean"][1]["psnr_db"] == pytest.approx((points[1]["psnr_db"] + points[3]["psnr_db"]) / 2)
-    assert "mean of 2 pictures" in capsys.readouterr().out
-
-
-def test_rd_holds_the_curve_against_published_ones(tmp_path: Path) -> None:
-    points = [{"bpp": bpp, "psnr": psnr} for bpp, psnr in zip(CURVE.bpp, CURVE.psnr_db, strict=True)]
-    (tmp_path / "WebP.json").write_text(json.dumps({"name": "WebP", "points": points}))
-    far = [{"bpp": 5, "psnr": 60}, {"bpp": 6, "psnr": 62}]
-    (tmp_path / "VTM-18.0.json").write_text(json.dumps({"name": "VTM-18.0", "points": far}))
-    rates = rd.bd_rates(CURVE, tmp_path)
-    assert rates["WebP"] == pytest.approx(0)
-    assert "no PSNR in common" in str(rates["VTM-18.0"])
-    assert set(rates) == {"WebP", "VTM-18.0"}
-
-
-def test_rd_refuses_a_folder_without_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(SystemExit, match="2"):
-            rd.main([str(name)])
-    assert "no pictures" in capsys.readouterr().err
-
-
-def test_speed_prints_times_and_ratios(folder: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_speed_prints_times_and_ratios(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(speed, "RUNS", 1)
     monkeypatch.setattr(speed, "COLD_RUNS", 1)
-    speed.main([str(folder / "1.png")])
+    picture().save(tmp_path / "1.png")
+    speed.main([str(tmp_path / "1.png")])
     printed = capsys.readouterr().out
     for text in ("96x64", "calotype", "AVIF", "WebP", "torch not loaded", "calotype decode, cold:"):
         assert text in printed

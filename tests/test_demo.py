@@ -10,6 +10,7 @@ from PIL import Image
 
 import calotype
 from calotype.bench import demo
+from calotype.bench.codecs import PEERS
 from calotype.bench.comparison import CELL_PX, CROP_PX
 from calotype.bench.metrics import psnr_db
 
@@ -39,8 +40,8 @@ def test_the_demo_writes_files_table_and_comparison(
             data = (tmp_path / f"{name}-q{quality}.calo").read_bytes()
             assert f"{len(data):,}" in printed
             assert f"{psnr_db(np.asarray(image), calotype.decode_array(data)):.2f}" in printed
-            for suffix in (".avif", ".psnr.avif", ".webp", ".jpg"):
-                assert (tmp_path / f"{name}-q{quality}{suffix}").stat().st_size > 0
+            for peer in PEERS:
+                assert (tmp_path / f"{name}-q{quality}{peer.suffix}").stat().st_size > 0
     with Image.open(tmp_path / "comparison.png") as sheet:
         assert sheet.width > 5 * CELL_PX
         assert sheet.height > 2 * CELL_PX

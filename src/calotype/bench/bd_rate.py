@@ -7,10 +7,8 @@ every point and does not swing between them.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,27 +24,18 @@ class Curve:
     Attributes:
         name: What the codec is called in tables.
         bpp: Rate of each point, bits of the whole file per pixel.
-        psnr_db: Distortion of each point, PSNR in RGB.
+        value: What the points reach in a measure of quality, higher is better: PSNR in RGB, if nothing else is said.
     """
 
     name: str
     bpp: tuple[float, ...]
-    psnr_db: tuple[float, ...]
+    value: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.bpp) != len(self.psnr_db) or len(self.bpp) < 2:
-            raise ValueError(
-                f"{self.name}: {len(self.bpp)} rates and {len(self.psnr_db)} PSNRs, not two or more points"
-            )
-        if not all(math.isfinite(v) for v in self.bpp + self.psnr_db) or min(self.bpp) <= 0:
+        if len(self.bpp) != len(self.value) or len(self.bpp) < 2:
+            raise ValueError(f"{self.name}: {len(self.bpp)} rates and {len(self.value)} values, not two or more points")
+        if not all(math.isfinite(v) for v in self.bpp + self.value) or min(self.bpp) <= 0:
             raise ValueError(f"{self.name}: rates must be positive and every value finite")
-
-
-def read_reference(path: Path) -> Curve:
-    """A published curve: a JSON file with `name` and `points`, each with `bpp` and `psnr`."""
-    published = json.loads(path.read_text(encoding="utf-8"))
-    points = published["points"]
-    return Curve(published["name"], tuple(p["bpp"] for p in points), tuple(p["psnr"] for p in points))
 
 
 def bd_rate(anchor: Curve, test: Curve) -> float:
@@ -61,7 +50,7 @@ def bd_rate(anchor: Curve, test: Curve) -> float:
     Raises:
         ValueError: The curves have no PSNR in common, or a curve has one PSNR twice.
     """
-    pairs = [(_array(c.psnr_db), np.log(_array(c.bpp))) for c in (anchor, test)]
+    pairs = [(_array(c.value), np.log(_array(c.bpp))) for c in (anchor, test)]
     return 100 * math.expm1(_mean_gap(*pairs, names=f"{anchor.name} and {test.name}", unit="PSNR"))
 
 
@@ -71,7 +60,7 @@ def bd_psnr(anchor: Curve, test: Curve) -> float:
     Raises:
         ValueError: The curves have no rate in common, or a curve has one rate twice.
     """
-    pairs = [(np.log(_array(c.bpp)), _array(c.psnr_db)) for c in (anchor, test)]
+    pairs = [(np.log(_array(c.bpp)), _array(c.value)) for c in (anchor, test)]
     return _mean_gap(*pairs, names=f"{anchor.name} and {test.name}", unit="rate")
 
 

@@ -1,18 +1,24 @@
-"""Other codecs, as Pillow ships them, and the search for a quality that spends a given number of bytes.
+"""The codecs that are compared, and the search for a quality that spends a given number of bytes.
 
-Settings lean towards small files where that is nearly free: JPEG with Huffman tables made for the picture, WebP with
-its slowest method, AVIF at libavif's speed 6, Pillow's default. JPEG, WebP and AVIF store chroma at half resolution
-(4:2:0), the default of each, and libavif tunes AVIF for the eye. Both cost AVIF PSNR in RGB, some 0.5 dB at low rates
-and more at high ones; so where PSNR is the measure it also runs as AVIF (PSNR): whole chroma (4:4:4), tuned for PSNR.
+Pillow's encoders run at their defaults and, as rows of their own, at their slowest. JPEG, WebP and AVIF store chroma at
+half resolution (4:2:0) unless told otherwise, and libavif tunes AVIF for the eye; both cost PSNR in RGB, some 0.5 dB
+at low rates and more at high ones. So JPEG and AVIF also run with whole chroma (4:4:4), and AVIF then tuned for PSNR.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from io import BytesIO
+from pathlib import Path
 
-from PIL import Image
+from PIL import Image, features
+
+import calotype
+from calotype.bench import classic
 
 Encode = Callable[[Image.Image, float], bytes]
 """A picture and a quality 0-100 to a whole file."""
@@ -25,50 +31,179 @@ def save(image: Image.Image, format: str, **options: object) -> bytes:  # noqa: 
     return file.getvalue()
 
 
-def jpeg(image: Image.Image, quality: float) -> bytes:
-    """JPEG (libjpeg-turbo) with optimised Huffman tables."""
-    return save(image, "JPEG", quality=round(quality), optimize=True)
-
-
-def webp(image: Image.Image, quality: float) -> bytes:
-    """Lossy WebP (libwebp), method 6."""
-    return save(image, "WEBP", quality=quality, method=6)
-
-
-def avif(image: Image.Image, quality: float) -> bytes:
-    """AVIF (libavif), speed 6."""
-    return save(image, "AVIF", quality=round(quality))
-
-
-def avif_psnr(image: Image.Image, quality: float) -> bytes:
-    """AVIF at its best by PSNR in RGB: 4:4:4, tuned for PSNR; speed 6."""
-    return save(image, "AVIF", quality=round(quality), subsampling="4:4:4", codec="aom", advanced={"tune": "psnr"})
-
-
 def decode(data: bytes) -> Image.Image:
     """Any file that Pillow reads, as RGB."""
     with Image.open(BytesIO(data)) as image:
         return image.convert("RGB")
 
 
+def _pillow(library: str) -> str:
+    return f"Pillow {version('Pillow')}, {library} {features.version(library)}"
+
+
 @dataclass(frozen=True)
 class Codec:
-    """A codec: its name in tables, how its files end, and both ways through it."""
+    """A codec with its settings.
+
+    Attributes:
+        name: What tables call it.
+        suffix: How its files end.
+        encode: A picture and a quality to a file.
+        version: Of the library that encodes, asked for when it is needed.
+        decode: A file to a picture.
+        settings: The settings in words; measurements are kept under them, so they change when the options do.
+        qualities: The sweep of a benchmark; only 100 where every picture comes back exactly.
+        slow: Whether it takes seconds a picture, and so runs only when asked for.
+        step: The quality's finest step.
+    """
 
     name: str
     suffix: str
     encode: Encode
+    version: Callable[[], str]
     decode: Callable[[bytes], Image.Image] = decode
+    settings: str = "Pillow's defaults"
+    qualities: tuple[float, ...] = (100,)
+    slow: bool = False
     step: float = 1
-    """The quality's finest step."""
+
+    @property
+    def lossless(self) -> bool:
+        """Whether it gives back every picture exactly."""
+        return self.qualities == (100,)
 
 
-PEERS = (
-    Codec("AVIF", ".avif", avif),
-    Codec("AVIF (PSNR)", ".psnr.avif", avif_psnr),
-    Codec("WebP", ".webp", webp, step=0.01),  # from 0 to 1 alone its files grow by a third
-    Codec("JPEG", ".jpg", jpeg),
+def _lossy(format: str, **options: object) -> Encode:  # noqa: A002
+    def encode(image: Image.Image, quality: float) -> bytes:
+        whole = format in {"JPEG", "AVIF"}
+        return save(image, format, quality=round(quality) if whole else quality, **options)
+
+    return encode
+
+
+def _lossless(format: str, **options: object) -> Encode:  # noqa: A002
+    return lambda image, _: save(image, format, **options)
+
+
+def _jpeg_2000(image: Image.Image, quality: float) -> bytes:
+    target_db = 20 + 0.3 * quality
+    return save(image, "JPEG2000", irreversible=True, mct=1, quality_mode="dB", quality_layers=[target_db])
+
+
+def _jpeg_xl(image: Image.Image, quality: float, effort: int = 7) -> bytes:
+    import pillow_jxl  # noqa: F401  # pyright: ignore[reportUnusedImport] (it registers the format)
+
+    return save(image, "JXL", quality=quality, effort=effort)
+
+
+def _decode_jpeg_xl(data: bytes) -> Image.Image:
+    import pillow_jxl  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+    return decode(data)
+
+
+def _jpeg_xl_version() -> str:
+    return f"pillow-jxl-plugin {version('pillow-jxl-plugin')}"
+
+
+def _calotype(image: Image.Image, quality: float) -> bytes:
+    return calotype.encode(image, quality=quality)
+
+
+def _own_version(*patterns: str) -> str:
+    """With a digest of the files, for code and model may change while the version does not."""
+    package = Path(calotype.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in patterns for path in package.glob(pattern)):
+        digest.update(path.read_bytes())
+    return f"calotype {calotype.__version__}, build {digest.hexdigest()[:12]}"
+
+
+def _calotype_version() -> str:
+    return f"{_own_version('*.py', 'models/*.calomodel')}, onnxruntime {version('onnxruntime')}"
+
+
+def _classic_version() -> str:
+    return _own_version("bench/classic.py", "coding.py")
+
+
+_jpeg = partial(Codec, version=partial(_pillow, "libjpeg_turbo"), qualities=(5, 10, 20, 30, 45, 60, 75, 85, 92, 96))
+_webp = partial(Codec, version=partial(_pillow, "webp"), qualities=(1, 12, 25, 40, 55, 70, 80, 88, 94, 98), step=0.01)
+_avif = partial(Codec, version=partial(_pillow, "avif"), qualities=(5, 15, 25, 35, 45, 55, 65, 75, 85, 93))
+_jxl = partial(
+    Codec, decode=_decode_jpeg_xl, version=_jpeg_xl_version, qualities=(5, 20, 35, 50, 62, 72, 80, 87, 92, 96)
 )
+_classic = partial(Codec, version=_classic_version)
+
+_SMALL_JPEG = {"optimize": True, "progressive": True}
+_AVIF_FOR_PSNR = {"subsampling": "4:4:4", "codec": "aom", "advanced": {"tune": "psnr"}}
+
+CALOTYPE = Codec(
+    "calotype", ".calo", _calotype, _calotype_version, calotype.decode, "effort 2",
+    (0, 9, 18, 27, 36, 45, 55, 64, 73, 82, 91, 100),
+)  # fmt: skip
+JPEG = _jpeg("JPEG", ".jpg", _lossy("JPEG"))
+JPEG_OPTIMISED = _jpeg(
+    "JPEG (optimised)", ".opt.jpg", _lossy("JPEG", **_SMALL_JPEG),
+    settings="optimised Huffman tables, progressive, 4:2:0",
+)  # fmt: skip
+JPEG_444 = _jpeg(
+    "JPEG (4:4:4)", ".444.jpg", _lossy("JPEG", subsampling="4:4:4", **_SMALL_JPEG),
+    settings="optimised Huffman tables, progressive, 4:4:4",
+)  # fmt: skip
+WEBP = _webp("WebP", ".webp", _lossy("WEBP"), settings="Pillow's defaults: 4:2:0, method 4")
+WEBP_SLOWEST = _webp("WebP (slowest)", ".m6.webp", _lossy("WEBP", method=6), settings="4:2:0, method 6")
+AVIF = _avif("AVIF", ".avif", _lossy("AVIF"), settings="Pillow's defaults: 4:2:0, speed 6")
+AVIF_PSNR = _avif(
+    "AVIF (PSNR)", ".psnr.avif", _lossy("AVIF", **_AVIF_FOR_PSNR), settings="4:4:4, tuned for PSNR, speed 6"
+)
+AVIF_SLOWEST = _avif(
+    "AVIF (slowest)", ".s0.avif", _lossy("AVIF", speed=0, **_AVIF_FOR_PSNR),
+    settings="4:4:4, tuned for PSNR, speed 0", slow=True,
+)  # fmt: skip
+JPEG_XL = _jxl("JPEG XL", ".jxl", _jpeg_xl, settings="effort 7")
+JPEG_XL_SLOWEST = _jxl("JPEG XL (slowest)", ".e10.jxl", partial(_jpeg_xl, effort=10), settings="effort 10", slow=True)
+JPEG_2000 = Codec(
+    "JPEG 2000", ".jp2", _jpeg_2000, partial(_pillow, "jpg_2000"),
+    settings="irreversible, colour transform, one layer of 20 + 0.3 quality dB",
+    qualities=(8, 18, 28, 38, 48, 58, 66, 74, 82),
+)  # fmt: skip
+PNG = Codec("PNG", ".png", _lossless("PNG", optimize=True), partial(_pillow, "zlib"), settings="optimised")
+WEBP_LOSSLESS = Codec("WebP lossless", ".ll.webp", _lossless("WEBP", lossless=True), partial(_pillow, "webp"))
+KLT = _classic(
+    "block KLT", ".klt", classic.klt_encode, decode=classic.klt_decode,
+    settings="8x8x3 blocks, one quantiser step, rANS", qualities=(5, 17, 29, 41, 53, 65, 77, 89),
+)  # fmt: skip
+HUFFMAN = _classic(
+    "Huffman",
+    ".huff",
+    classic.huffman_encode,
+    decode=classic.huffman_decode,
+    settings="raw samples; zlib, Huffman only",
+)
+DEFLATE = _classic(
+    "deflate", ".zz", classic.deflate_encode, decode=classic.deflate_decode, settings="raw samples; zlib, level 9"
+)
+
+FAMILIES: dict[str, tuple[Codec, ...]] = {
+    "calotype": (CALOTYPE,),
+    "jpeg": (JPEG, JPEG_OPTIMISED, JPEG_444),
+    "webp": (WEBP, WEBP_SLOWEST),
+    "avif": (AVIF, AVIF_PSNR, AVIF_SLOWEST),
+    "jxl": (JPEG_XL, JPEG_XL_SLOWEST),
+    "jp2": (JPEG_2000,),
+    "png": (PNG,),
+    "webp-lossless": (WEBP_LOSSLESS,),
+    "klt": (KLT,),
+    "huffman": (HUFFMAN,),
+    "deflate": (DEFLATE,),
+}
+"""What `--codecs` names, and the codecs that it stands for."""
+
+CODECS: dict[str, Codec] = {codec.name: codec for family in FAMILIES.values() for codec in family}
+
+PEERS = (AVIF, AVIF_PSNR, WEBP_SLOWEST, JPEG_OPTIMISED)
+"""The codecs of the demo; WebP's files from quality 0 to 1 alone grow by a third, hence its finer steps."""
 
 
 def quality_at_size(codec: Codec, image: Image.Image, size_bytes: int) -> float:

@@ -16,8 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-import calotype
-from calotype.bench.codecs import PEERS, Codec, quality_at_size
+from calotype.bench.codecs import CALOTYPE, PEERS, Codec, quality_at_size
 from calotype.bench.comparison import Cell, side_by_side
 from calotype.bench.metrics import psnr_db
 from calotype.bench.timing import timed
@@ -66,14 +65,6 @@ def pictures() -> dict[str, Image.Image]:
     from skimage import data
 
     return {name: Image.fromarray(getattr(data, name)()) for name in PICTURES}
-
-
-def encode(image: Image.Image, quality: float) -> bytes:
-    """Calotype in the shape of the other codecs."""
-    return calotype.encode(image, quality=quality)
-
-
-CALOTYPE = Codec("calotype", ".calo", encode, calotype.decode)
 
 
 def measure(codec: Codec, image: Image.Image, quality: float, path: Path) -> Row:

@@ -1,4 +1,4 @@
-"""The command line: `calotype encode`, `decode`, `info` and `models`."""
+"""The command line: `calotype encode`, `decode`, `info`, `models` and `bench`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from calotype import __version__
+from calotype.cli.bench import bench
 from calotype.cli.console import FAILURES, describe
 from calotype.cli.decode import decode
 from calotype.cli.encode import encode
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, info, models):
+for command in (encode, decode, info, models, bench):
     app.command()(command)
 
 

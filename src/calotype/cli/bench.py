@@ -1,0 +1,85 @@
+"""`calotype bench`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from calotype.cli.console import STDERR, print_table
+from calotype.errors import OptionError
+
+DEFAULT_CODECS = "calotype,jpeg,webp,avif,jxl,jp2,png"
+
+
+def bench(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures, and folders of pictures.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, and for the cache.")],
+    codecs: Annotated[
+        str, typer.Option(help="Which to compare; also webp-lossless, klt, huffman, deflate.")
+    ] = DEFAULT_CODECS,
+    reference: Annotated[
+        Path | None, typer.Option(help="Folder of published curves of these very pictures, to compare with.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Four pictures at four qualities.")] = False,
+    slowest: Annotated[
+        bool, typer.Option("--slowest", help="AVIF and JPEG XL at their slowest, too: seconds a picture.")
+    ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Processes; 0 for one a core.")] = 0,
+) -> None:
+    """Compare codecs on pictures: real files, sizes, qualities and times; writes a report to look at.
+
+    Started again after a stop, it goes on where it was. Needs the extra: pip install 'calotype[bench]'.
+    """
+    try:
+        from calotype.bench import run
+    except ModuleNotFoundError as error:
+        raise OptionError(f"calotype bench needs {error.name}: pip install 'calotype[bench]'") from error
+    if quick and reference is not None:
+        raise OptionError("--quick takes a few pictures, and --reference holds for all of them: leave one out")
+    if reference is not None and not reference.is_dir():
+        raise OptionError(f"--reference {reference}: no such folder")
+    pictures = run.find_pictures(images)
+    plan = run.Plan(
+        pictures[: run.QUICK_PICTURES] if quick else pictures,
+        run.choose(codecs, slowest=slowest),
+        out,
+        reference,
+        run.QUICK_QUALITIES if quick else None,
+        jobs or os.cpu_count() or 1,
+        _command(images, out, codecs, reference, {"--quick": quick, "--slowest": slowest}),
+    )
+    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=STDERR, disable=not STDERR.is_terminal) as progress:
+        task = progress.add_task("measuring", total=None)
+        results = run.run(plan, lambda n: progress.update(task, total=n), lambda: progress.advance(task))
+    _print(results)
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+def _command(images: list[Path], out: Path, codecs: str, reference: Path | None, flags: dict[str, bool]) -> str:
+    """The command line for a page that others read: folders go by their names alone."""
+    words = ["calotype", "bench", *(path.resolve().name for path in images), "--codecs", codecs]
+    if reference is not None:
+        words += ["--reference", "/".join(reference.resolve().parts[-2:])]
+    return shlex.join([*words, *(flag for flag, given in flags.items() if given), "--out", out.name])
+
+
+def _print(results: object) -> None:
+    """BD-rates of the codecs that ran, by PSNR."""
+    from calotype.bench.results import Results
+    from calotype.bench.summary import bd_table
+
+    assert isinstance(results, Results)
+    table = bd_table(results, "psnr_db")
+    rows = [
+        (row.codec, *("-" if v is None else f"{v:+.1f}%" for v in row.bd_rate))
+        for row in table.rows
+        if not row.published
+    ]
+    if rows and table.anchors:
+        print_table(rows, ("BD-rate (PSNR) of, against", *table.anchors))
