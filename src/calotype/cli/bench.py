@@ -33,7 +33,7 @@ def bench(
 ) -> None:
     """Compare codecs on pictures: real files, sizes, qualities and times; writes a report to look at.
 
-    Started again after a stop, it goes on where it was. Needs the extra: pip install 'calotype[bench]'.
+    Started again after a stop, it goes on where it was. Needs the extra "bench" of the package.
     """
     try:
         from calotype.bench import run
