@@ -16,7 +16,7 @@ from scipy.interpolate import PchipInterpolator
 
 from calotype.bench import speed
 from calotype.bench.bd_rate import Curve, bd_psnr, bd_rate
-from calotype.bench.codecs import JPEG, PEERS, WEBP, Codec, at_size, decode, quality_at_size
+from calotype.bench.codecs import JPEG, PEERS, WEBP, Codec, decode, quality_at_size
 from calotype.bench.metrics import psnr_db
 from calotype.bench.results import read_published
 from calotype.bench.timing import medians_ms, timed
@@ -154,19 +154,19 @@ def test_psnr_refuses_what_it_cannot_compare() -> None:
 
 
 @pytest.mark.parametrize("codec", PEERS, ids=lambda codec: codec.name)
-def test_at_size_finds_the_best_file_within_the_bytes(codec) -> None:
+def test_quality_at_size_finds_the_best_file_within_the_bytes(codec) -> None:
     image, size_bytes = picture(), 2200
     quality = quality_at_size(codec, image, size_bytes)
-    data = at_size(codec, image, size_bytes)
+    data = codec.encode(image, quality)
     assert 0 < quality < 100
     assert len(data) <= size_bytes < len(codec.encode(image, quality + 2))
     assert codec.decode(data).size == image.size
 
 
 @pytest.mark.parametrize("codec", PEERS, ids=lambda codec: codec.name)
-def test_at_size_ends_at_the_smallest_and_the_best_file(codec) -> None:
+def test_quality_at_size_ends_at_the_smallest_and_the_best_file(codec) -> None:
     image = picture(40, 30)
-    assert at_size(codec, image, 1) == codec.encode(image, 0)
+    assert quality_at_size(codec, image, 1) == 0
     assert quality_at_size(codec, image, 10**6) == 100
 
 

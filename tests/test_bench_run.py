@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from calotype.bench import measure, run
 from calotype.bench.codecs import CODECS, FAMILIES, JPEG
 from calotype.bench.measure import Cache, Job, jobs_of, measure_all, thinned
-from calotype.bench.results import Results, from_json, read_published
+from calotype.bench.results import Results, read_published
 from calotype.bench.summary import bd_tables
 from calotype.cli import app
 from calotype.errors import InputError, OptionError
@@ -138,7 +138,8 @@ def test_a_run_measures_everything_in_order_and_writes_it(finished: tuple[run.Pl
         (job.picture.name, job.codec, job.quality) for job in jobs
     ]
     assert len(jobs) == POINTS
-    assert from_json((plan.out / "results.json").read_text()) == results
+    assert (plan.out / "results.json").read_text() == results.to_json()
+    assert json.loads(results.to_json())["points"] == [asdict(point) for point in results.points]
     assert len((plan.out / "results.csv").read_text().splitlines()) == POINTS + 1
     for name in ("rd-psnr_db", "rd-ms_ssim_db", "rd-ssimulacra2", "bd-rate", "time"):
         assert (plan.out / "plots" / f"{name}.png").stat().st_size > 5000

@@ -220,8 +220,3 @@ def quality_at_size(codec: Codec, image: Image.Image, size_bytes: int) -> float:
         else:
             high = middle - 1
     return low * codec.step
-
-
-def at_size(codec: Codec, image: Image.Image, size_bytes: int) -> bytes:
-    """The best file not larger than `size_bytes`, or the smallest there is where none is: look at its length."""
-    return codec.encode(image, quality_at_size(codec, image, size_bytes))

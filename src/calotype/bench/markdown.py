@@ -15,10 +15,10 @@ PSNR that is the literature's way. BD-rates are piecewise cubic (pchip) over the
 percent of the anchor's bits; negative is better than the anchor."""
 
 
-def page(results: Results, tables: Mapping[str, BdTable], plots: Mapping[str, str], command: str, title: str) -> str:
+def page(results: Results, tables: Mapping[str, BdTable], plots: Mapping[str, str], command: str) -> str:
     """A page of Markdown; `plots` gives each plot's path under its title."""
     parts = [
-        f"# {title}",
+        "# Results",
         INTRO,
         f"```sh\n{command}\n```",
         _left_out(results),

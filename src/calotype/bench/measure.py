@@ -65,6 +65,11 @@ class Cache:
             file.write(json.dumps({"key": key, "value": value}) + "\n")
 
 
+def content(path: Path) -> str:
+    """What a file is known by, whatever its name."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def digest(*parts: object) -> str:
     """A key made of anything that has a faithful repr."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
@@ -146,7 +151,7 @@ def thinned(qualities: Sequence[float], most: int | None) -> Sequence[float]:
 def measure_all(jobs: Sequence[Job], cache: Cache, workers: int) -> Iterator[Point]:
     """The points of all jobs, as they come: those from the cache first."""
     versions = {name: CODECS[name].version() for name in {job.codec for job in jobs}}
-    contents = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in {job.picture for job in jobs}}
+    contents = {path: content(path) for path in {job.picture for job in jobs}}
 
     def key(job: Job) -> str:
         codec = CODECS[job.codec]

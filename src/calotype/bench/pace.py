@@ -1,4 +1,4 @@
-"""How fast each codec is and how much memory it takes, measured one after the other while nothing else runs."""
+"""How fast each codec is and how much memory it takes, one after the other, after all else is measured."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, fields
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from calotype.bench.bd_rate import Curve
 from calotype.errors import InputError
@@ -153,7 +152,7 @@ class Results:
         return tuple(dict.fromkeys(point.picture for point in self.points))
 
     def to_json(self) -> str:
-        """The whole run as JSON; `from_json` reads it back."""
+        """The whole run as JSON."""
         return json.dumps(asdict(self), indent=1, allow_nan=False)
 
     def to_csv(self) -> str:
@@ -163,26 +162,6 @@ class Results:
         writer.writeheader()
         writer.writerows(asdict(point) for point in self.points)
         return file.getvalue()
-
-
-def from_json(text: str) -> Results:
-    """Read what `Results.to_json` wrote."""
-    raw: dict[str, Any] = json.loads(text)
-    published = (
-        Published(p["name"], p["source"], Curve(p["curve"]["name"], *map(tuple, _columns(p["curve"]))), p["metric"])
-        for p in raw["published"]
-    )
-    return Results(
-        raw["machine"],
-        tuple(CodecInfo(**c) for c in raw["codecs"]),
-        tuple(Point(**p) for p in raw["points"]),
-        tuple(Timing(**t) for t in raw["timings"]),
-        tuple(published),
-    )
-
-
-def _columns(curve: dict[str, Any]) -> tuple[list[float], list[float]]:
-    return curve["bpp"], curve["value"]
 
 
 def read_published(folder: Path) -> tuple[Published, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from calotype.bench import exhibits, markdown, pace, plots, summary
 from calotype.bench.codecs import FAMILIES, Codec
-from calotype.bench.measure import Cache, digest, jobs_of, measure_all
+from calotype.bench.measure import Cache, content, digest, jobs_of, measure_all
 from calotype.bench.report import report
 from calotype.bench.results import CodecInfo, Point, Results, Timing, read_published
 from calotype.errors import OptionError
@@ -132,7 +131,7 @@ def _processor() -> str:
 
 def _timings(results: Results, plan: Plan, cache: Cache) -> tuple[Timing, ...]:
     """Times of all codecs from one pass, or that pass's from the cache: times of two passes do not compare."""
-    contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in plan.pictures[: pace.PICTURES]]
+    contents = [content(path) for path in plan.pictures[: pace.PICTURES]]
     key = digest("timings", results.machine, results.codecs, contents, pace.qualities(results))
     rows = cache.get(key)
     if rows is None:
@@ -156,7 +155,7 @@ def write(results: Results, plan: Plan, cache: Cache) -> None:
     shown = exhibits.exhibits(results, plan.pictures, plan.out / "exhibits", cache)
     links = {title: f"plots/{name}.svg" for name, title in plots.TITLES.items() if title in svgs}
     texts = {
-        "results.md": markdown.page(results, tables, links, plan.command, "Results"),
+        "results.md": markdown.page(results, tables, links, plan.command),
         "report.html": report(results, tables, svgs, shown),
     }
     for name, text in texts.items():

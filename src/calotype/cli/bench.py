@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from calotype.cli.console import STDERR, print_table
 from calotype.errors import OptionError
+
+if TYPE_CHECKING:
+    from calotype.bench.results import Results
 
 DEFAULT_CODECS = "calotype,jpeg,webp,avif,jxl,jp2,png"
 
@@ -69,12 +72,10 @@ def _command(images: list[Path], out: Path, codecs: str, reference: Path | None,
     return shlex.join([*words, *(flag for flag, given in flags.items() if given), "--out", out.name])
 
 
-def _print(results: object) -> None:
+def _print(results: Results) -> None:
     """BD-rates of the codecs that ran, by PSNR."""
-    from calotype.bench.results import Results
     from calotype.bench.summary import bd_table
 
-    assert isinstance(results, Results)
     table = bd_table(results, "psnr_db")
     rows = [
         (row.codec, *("-" if v is None else f"{v:+.1f}%" for v in row.bd_rate))
