@@ -21,9 +21,8 @@ from calotype.learn.export import export, family, frequencies, members
 from calotype.learn.grow import grown, kept_channels
 from calotype.learn.model import Codec
 from calotype.learn.muon import orthogonalise
-from calotype.learn.prior import first_half
 from calotype.learn.start import start_as_transform
-from calotype.prior import encode_tile, steps_of
+from calotype.prior import encode_tile, places_of, step_of
 from calotype.quantise import round_to_nearest
 from calotype.runtime import Runtime
 
@@ -41,7 +40,8 @@ def codec(pictures: list[torch.Tensor]) -> Codec:
     torch.manual_seed(0)
     codec = Codec(SMALL)
     start_as_transform(codec, Crops(pictures, [], 256, 128, 0).batch(16)[0])
-    for p in (codec.step_0.head.weight, codec.step_1.head.weight, codec.h_s.level.knots, codec.z_prior.mean.knots):
+    heads = [step.head.weight for step in codec.steps]
+    for p in (*heads, codec.h_s.level.knots, codec.z_prior.mean.knots):
         torch.nn.init.normal_(p, std=0.5)
     for layer in (codec.g_a.shortcut, codec.g_s.shortcut):
         torch.nn.init.normal_(layer.weight, std=0.01)
@@ -92,8 +92,8 @@ def test_exported_prior_equals_torch_exactly(codec: Codec, runtime: Runtime, rng
     with torch.no_grad():
         features = codec.h_s(torch.from_numpy(z).float()[None], torch.tensor([77]))
         np.testing.assert_array_equal(runtime.features(z, 77), features[0].numpy() * 32)
-        for t, step in enumerate((codec.step_0, codec.step_1)):
-            mean, index = step(features, torch.from_numpy(y8)[None] / 8)
+        for t, step in enumerate(codec.steps):
+            mean, index = step(features, torch.from_numpy(y8)[None] / 8 if t else None)
             result = runtime.step(t, features[0].numpy() * 32, y8)
             np.testing.assert_array_equal(result[0], mean[0].numpy() * 8)
             np.testing.assert_array_equal(result[1], index[0].numpy())
@@ -112,7 +112,8 @@ def test_exported_transforms_are_close(codec: Codec, runtime: Runtime, pictures:
 def test_growth_keeps_what_was_learned_and_loses_less(codec: Codec, pictures: list[torch.Tensor]) -> None:
     crops = Crops(pictures, [], 256, 128, 0)
     larger = Codec(replace(SMALL, y_channels=48))
-    larger.load_state_dict(grown(codec, larger, torch.cat([crops.batch(16)[0] for _ in range(16)])))
+    fitted = torch.cat([crops.batch(16)[0] for _ in range(16)])
+    larger.load_state_dict(grown(codec.state_dict(), larger.arch, fitted))
     larger.eval()
     kept, level = kept_channels(32, 48), torch.full((16,), 208)
     x = crops.batch(16)[0]
@@ -121,9 +122,9 @@ def test_growth_keeps_what_was_learned_and_loses_less(codec: Codec, pictures: li
         torch.testing.assert_close(more[:, kept], y)
         torch.testing.assert_close(larger.h_a(more), codec.h_a(y))
         features = stream(torch.randn(1, 32, 4, 4))
-        for before, after in zip(codec.step_0(features), larger.step_0(features), strict=True):
+        for before, after in zip(codec.steps[0](features), larger.steps[0](features), strict=True):
             torch.testing.assert_close(after[:, kept], before)
-        assert torch.equal(first_half(48, 2, 2)[:, kept], first_half(32, 2, 2))
+        np.testing.assert_array_equal(step_of(4, 48, 2, 2)[kept], step_of(4, 32, 2, 2))
         lost = [(c.g_s(v, level) - x).square().mean() for c, v in ((codec, y), (larger, more))]
     assert lost[1] < 0.8 * lost[0]
 
@@ -132,7 +133,7 @@ def test_real_bits_are_the_estimated_ones(pictures: list[torch.Tensor], tmp_path
     torch.manual_seed(0)
     codec = Codec(SMALL).eval()
     start_as_transform(codec, Crops(pictures, [], 256, 128, 0).batch(16)[0])
-    for step in (codec.step_0, codec.step_1):
+    for step in codec.steps:
         step.head.bias.data[SMALL.y_channels :] = 40 / 8  # wide tables, so that nothing escapes
     bundle.write(tmp_path / "x.calomodel", members(codec, CARD, family())[0])
     runtime = Runtime(bundle.read(tmp_path / "x.calomodel"))
@@ -145,11 +146,29 @@ def test_real_bits_are_the_estimated_ones(pictures: list[torch.Tensor], tmp_path
         assert 8 * len(words) == pytest.approx(float(coded.y_bits + coded.z_bits), rel=0.005)
 
 
-def test_steps_agree_with_training() -> None:
-    first = first_half(6, 4, 8).bool().flatten().nonzero().flatten().numpy()
-    np.testing.assert_array_equal(steps_of(6, 4, 8, 64, 128)[0], first)
-    inside = steps_of(6, 4, 8, 17, 128)
-    assert len(np.concatenate(inside)) == 6 * 2 * 8
+def test_two_steps_grow_into_four() -> None:
+    torch.manual_seed(0)
+    two = Codec(replace(SMALL, context_steps=2)).eval()
+    four = Codec(SMALL).eval()
+    four.load_state_dict(grown(two.state_dict(), SMALL, torch.empty(0)))
+    y, features = 9 * torch.randn(1, 32, 4, 8), stream(torch.randn(1, 32, 4, 8))
+    with torch.no_grad():
+        (y_two, *before), (y_four, *after) = two.predict(y, features), four.predict(y, features)
+    early = torch.from_numpy(step_of(4, *y.shape[1:]) < 3)  # the fourth sees what the second did not
+    assert torch.equal(y_two[:, early], y_four[:, early])
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a[:, early], b[:, early])
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_steps_divide_y_evenly_and_each_sees_neighbours(steps: int) -> None:
+    step = step_of(steps, 8, 4, 8)
+    assert (np.bincount(step.ravel()) == step.size / steps).all()
+    for places in (step[c, :2, :2] for c in range(8)):
+        assert sorted(places.ravel()) == sorted(4 // steps * list(range(steps)))
+    np.testing.assert_array_equal(step_of(2, 8, 4, 8), step_of(4, 8, 4, 8) // 2)
+    inside = places_of(steps, 8, 4, 8, 17, 128)
+    assert len(np.concatenate(inside)) == 8 * 2 * 8
 
 
 def test_frequencies() -> None:

@@ -42,24 +42,26 @@ class Latents:
 
 
 @lru_cache(maxsize=4)
-def _first_step(channels: int, rows: int, columns: int) -> NDArray[np.bool_]:
-    """Where y (channels, rows, columns) belongs to the first step: a checkerboard, inverted in the upper channels."""
+def step_of(steps: int, channels: int, rows: int, columns: int) -> NDArray[np.uint8]:
+    """The step, of 2 or 4, that codes each element of y (channels, rows, columns).
+
+    In each quarter of the channels the four steps visit the four places of every 2x2 in another order, diagonals first;
+    of two steps each does the work of two of the four.
+    """
     i, j = np.arange(rows)[:, None], np.arange(columns)[None]
-    return (i + j + (np.arange(channels) >= channels // 2)[:, None, None]) % 2 == 0
+    place = 2 * ((i + j) % 2) + i % 2
+    quarter = 4 * np.arange(channels)[:, None, None] // channels
+    return ((place ^ quarter) * steps // 4).astype(np.uint8)
 
 
 @lru_cache(maxsize=4)
-def steps_of(channels: int, rows: int, columns: int, height: int, width: int) -> tuple[NDArray[np.intp], ...]:
+def places_of(
+    steps: int, channels: int, rows: int, columns: int, height: int, width: int
+) -> tuple[NDArray[np.intp], ...]:
     """Flat positions in y (channels, rows, columns) that each step codes in a tile of height by width pixels."""
-    first = _first_step(channels, rows, columns)
     coded = (16 * np.arange(rows)[:, None] < height) & (16 * np.arange(columns)[None] < width)
-    return np.flatnonzero(first & coded), np.flatnonzero(~first & coded)
-
-
-def _merge(t: int, y8: Ints, mean: Ints) -> Ints:
-    """y8 with the means of step t put where step t stands; symbols are added afterwards."""
-    first = _first_step(*mean.shape)
-    return np.where(first, mean, 0) if t == 0 else np.where(first, y8, mean)
+    step = step_of(steps, channels, rows, columns)
+    return tuple(np.flatnonzero((step == t) & coded) for t in range(steps))
 
 
 def _z_tables(runtime: Runtime, level: int, shape: tuple[int, ...]) -> tuple[Indices, NDArray[np.int16]]:
@@ -94,12 +96,13 @@ def choose(
     parts = [((z - z_offset).astype(np.int32).ravel(), z_index)]
     features = runtime.features(z, level)
     y8 = np.zeros(y.shape, np.int32)
-    for t, places in enumerate(steps_of(*y.shape, *size_px)):
+    steps = runtime.bundle.manifest.steps
+    for t, places in enumerate(places_of(steps, *y.shape, *size_px)):
         mean, index = runtime.step(t, features, y8)
         chosen = index.ravel()[places]
         residual = (y.ravel()[places] - mean.ravel()[places] * EIGHTH).astype(np.float32)
         symbols = np.clip(quantiser(residual, chosen, tables), -SYMBOL_LIMIT, SYMBOL_LIMIT)
-        y8 = _merge(t, y8, mean)
+        np.copyto(y8, mean, where=step_of(steps, *y.shape) == t)
         y8.ravel()[places] += 8 * symbols
         parts.append((symbols, chosen))
     return Chosen(Latents(z, y8), parts)
@@ -145,12 +148,13 @@ def decode_tile(runtime: Runtime, data: memoryview, level: int, size_px: tuple[i
 
 
 def _pop_latents(runtime: Runtime, decoder: Decoder, level: int, size_px: tuple[int, int], z: Ints) -> Latents:
+    steps = runtime.bundle.manifest.steps
     shape = (runtime.bundle.manifest.y_channels, 4 * z.shape[1], 4 * z.shape[2])
     features = runtime.features(z.astype(np.int16), level)
     y8 = np.zeros(shape, np.int32)
-    for t, places in enumerate(steps_of(*shape, *size_px)):
+    for t, places in enumerate(places_of(steps, *shape, *size_px)):
         mean, index = runtime.step(t, features, y8)
-        y8 = _merge(t, y8, mean)
+        np.copyto(y8, mean, where=step_of(steps, *shape) == t)
         y8.ravel()[places] += 8 * decoder.pop(index.ravel()[places])
     return Latents(z.astype(np.int16), y8)
 

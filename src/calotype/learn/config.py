@@ -16,7 +16,8 @@ class Architecture:
         width: Width of analysis and synthesis, at 1/8.
         blocks: Blocks in each of analysis and synthesis.
         prior_width: Width of the dyadic prior, at 1/16 and lower.
-        context_blocks: Blocks of the prior's second step.
+        context_steps: Steps in which y is coded, each seeing what the earlier ones coded: 2 or 4.
+        context_blocks: Blocks of each step but the first, which has one.
         knots: Points between which everything that depends on the level is interpolated.
         lambda_min: Weight of the distortion at level 0.
         lambda_max: Weight of the distortion at level 255.
@@ -28,6 +29,7 @@ class Architecture:
     width: int = 128
     blocks: int = 4
     prior_width: int = 192
+    context_steps: int = 4
     context_blocks: int = 2
     knots: int = 9
     lambda_min: float = 0.0005

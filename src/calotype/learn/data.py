@@ -11,6 +11,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from calotype.bundle import LEVELS
+
 SKIPPED_SUFFIXES = {".tsv", ".txt", ".json", ".md"}
 
 
@@ -47,8 +49,8 @@ class Crops:
         self.random = np.random.default_rng(seed)
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
-        """Crops (count, 3, crop, crop) in [-0.5, 0.5] and their levels (count,)."""
-        level = self.random.integers(0, 256, count)
+        """Crops (count, 3, crop, crop) in [-0.5, 0.5] and their levels (count,), one from each of `count` strata."""
+        level = ((np.arange(count) + self.random.random(count)) * (LEVELS / count)).astype(np.int64)
         crops = [self._crop(int(v)) for v in level]
         x = torch.stack(crops).permute(0, 3, 1, 2).contiguous().float() / 255 - 0.5
         return x, torch.from_numpy(level)

@@ -179,7 +179,7 @@ def manifest(codec: Codec, card: dict[str, Any], decoding: list[str]) -> bytes:
         "y_channels": arch.y_channels,
         "z_channels": arch.z_channels,
         "prior_channels": arch.prior_width,
-        "steps": 2,
+        "steps": arch.context_steps,
         "heads": [{"name": "psnr", "graph": "g_s.onnx"}],
         "preview": "preview.onnx",
         "decoding": decoding,
@@ -201,11 +201,8 @@ def members(
         InvalidModel: If the prior cannot be proved exact.
     """
     arch = codec.arch
-    exact = {
-        "h_s.onnx": hyper_synthesis_graph(codec.h_s),
-        "step_0.onnx": step_graph(codec.step_0, "step_0"),
-        "step_1.onnx": step_graph(codec.step_1, "step_1"),
-    }
+    steps = {f"step_{t}.onnx": step_graph(step, f"step_{t}") for t, step in enumerate(codec.steps)}  # type: ignore[arg-type]
+    exact = {"h_s.onnx": hyper_synthesis_graph(codec.h_s), **steps}
     proof = [layer for name, raw in exact.items() for layer in prove(name, raw)]
     synthesis = {
         "g_s.onnx": synthesis_graph(codec.g_s, arch.channels),

@@ -7,10 +7,13 @@ reduced-rank regression of the residual on the pixels.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calotype.learn.config import Architecture
 from calotype.learn.model import Codec
 
 FIT_LEVEL = 208
@@ -18,22 +21,33 @@ FIT_LEVEL = 208
 
 
 def kept_channels(old: int, new: int) -> Tensor:
-    """Where the old channels go: both halves of y, which the prior codes in different order, keep theirs."""
-    half = old // 2
-    return torch.cat([torch.arange(half), torch.arange(half, old) + (new // 2 - half)])
+    """Where the old channels go: the quarters of y, which the prior codes in different order, keep theirs."""
+    return (torch.arange(old).reshape(4, -1) + torch.arange(4)[:, None] * (new - old) // 4).flatten()
+
+
+def grown(weights: dict[str, Tensor], arch: Architecture, crops: Tensor) -> dict[str, Tensor]:
+    """Weights for an architecture that has more channels of y, or more steps of the prior, than they were trained with.
+
+    Args:
+        weights: Those of a trained codec.
+        arch: What they are to fit.
+        crops: Pictures (n, c, h, w) in [-0.5, 0.5] to fit new channels to.
+    """
+    steps = sum(name.endswith("head.bias") and name.startswith("steps.") for name in weights)
+    trained = Codec(replace(arch, y_channels=len(weights["g_a.down.bias"]), context_steps=steps))
+    trained.load_state_dict(weights)
+    if trained.arch.y_channels != arch.y_channels:
+        trained = _with_channels(trained, arch.y_channels, crops)
+    if trained.arch.context_steps != arch.context_steps:
+        trained = _with_four_steps(trained)
+    return trained.state_dict()
 
 
 @torch.no_grad()
-def grown(trained: Codec, codec: Codec, crops: Tensor) -> dict[str, Tensor]:
-    """Weights for `codec`, which differs from `trained` in more channels of y only.
-
-    Args:
-        trained: A codec with fewer channels of y.
-        codec: A fresh codec; it is changed.
-        crops: Pictures (n, c, h, w) in [-0.5, 0.5] to fit the new channels to.
-    """
+def _with_channels(trained: Codec, y_channels: int, crops: Tensor) -> Codec:
     trained.eval()  # in bfloat16, as in training, the residual would hold its noise
-    old, new = trained.arch.y_channels, codec.arch.y_channels
+    codec = Codec(replace(trained.arch, y_channels=y_channels))
+    old, new = trained.arch.y_channels, y_channels
     kept = kept_channels(old, new)
     added = torch.tensor(sorted(set(range(new)) - set(kept.tolist())))
     both = torch.cat([kept, kept + new])
@@ -51,7 +65,24 @@ def grown(trained: Codec, codec: Codec, crops: Tensor) -> dict[str, Tensor]:
                 target.index_copy_(axis, at, value)
     inwards, outwards = _missing_directions(trained, crops, len(added))
     state["g_a.shortcut.weight"][added], state["g_s.shortcut.weight"][:, added] = inwards, outwards
-    return state
+    return codec
+
+
+@torch.no_grad()
+def _with_four_steps(trained: Codec) -> Codec:
+    """Each of two steps becomes two, which begin as it was; what is new to the second is not looked at yet."""
+    codec = Codec(replace(trained.arch, context_steps=4))
+    source = trained.state_dict()
+    state = codec.state_dict()
+    for name, target in state.items():
+        group, _, rest = name.partition(".")
+        t, _, inner = rest.partition(".")
+        origin = f"steps.{int(t) // 2}.{inner}" if group == "steps" else name
+        if origin in source:
+            target.copy_(source[origin])
+        elif inner.startswith(("known.", *(f"blocks.{i}.{last}." for i in range(1, 9) for last in "ce"))):
+            target.zero_()  # a block that adds nothing
+    return codec
 
 
 def _missing_directions(codec: Codec, crops: Tensor, count: int) -> tuple[Tensor, Tensor]:

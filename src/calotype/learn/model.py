@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from calotype.bundle import LEVELS
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import round_half_up
-from calotype.learn.prior import HyperPrior, HyperSynthesis, StepPrior, bits, first_half, sigma_of
+from calotype.learn.prior import HyperPrior, HyperSynthesis, StepPrior, bits, sigma_of
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
-from calotype.prior import Z_LIMIT
+from calotype.prior import Z_LIMIT, step_of
 
 
 def lambda_of(arch: Architecture, level: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class Coded:
 
 
 class Codec(nn.Module):
-    """Analysis, hyper-prior, two-step dyadic prior and synthesis (mean-scale hyperprior, Minnen et al. 2018)."""
+    """Analysis, hyper-prior, dyadic prior in steps and synthesis (mean-scale hyperprior, Minnen et al. 2018)."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -48,8 +48,8 @@ class Codec(nn.Module):
         self.h_a = HyperAnalysis(arch)
         self.h_s = HyperSynthesis(arch)
         self.z_prior = HyperPrior(arch)
-        self.step_0 = StepPrior(arch, 1, sees_y=False)
-        self.step_1 = StepPrior(arch, arch.context_blocks, sees_y=True)
+        later = (StepPrior(arch, arch.context_blocks, sees_y=True) for _ in range(arch.context_steps - 1))
+        self.steps = nn.ModuleList([StepPrior(arch, 1, sees_y=False), *later])
 
     def forward(self, x: Tensor, level: Tensor) -> Coded:
         """Code pictures x (b, c, h, w) in [-0.5, 0.5] at levels (b,).
@@ -59,17 +59,21 @@ class Codec(nn.Module):
         y = self.g_a(x, level)
         z = self.h_a(y)
         z_hat = round_half_up(z).clamp(-Z_LIMIT, Z_LIMIT)
-        features = self.h_s(z_hat, level)
-        first = first_half(*y.shape[1:], device=y.device)
-        mean_0, index_0 = self.step_0(features)
-        y_known = first * (mean_0 + round_half_up(y - mean_0))
-        mean_1, index_1 = self.step_1(features, y_known)
-        mean = torch.lerp(mean_1, mean_0, first)
-        sigma = sigma_of(torch.lerp(index_1, index_0, first))
-        y_hat = mean + round_half_up(y - mean)
-        y_bits = bits(self._seen(y, y_hat) - mean, sigma)
+        y_hat, mean, index = self.predict(y, self.h_s(z_hat, level))
+        y_bits = bits(self._seen(y, y_hat) - mean, sigma_of(index))
         z_bits = self.z_prior(self._seen(z, z_hat), level)
         return Coded(self.g_s(y_hat, level), y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)))
+
+    def predict(self, y: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Round y step by step: y_hat, and the means and table indices that each element is coded with."""
+        step = torch.from_numpy(step_of(len(self.steps), *y.shape[1:])).to(y.device)
+        y_hat = mean = index = torch.zeros_like(y)
+        for t, prior in enumerate(self.steps):
+            now = step == t
+            mean_t, index_t = prior(features, y_hat if t else None)
+            y_hat = torch.where(now, mean_t + round_half_up(y - mean_t), y_hat)
+            mean, index = torch.where(now, mean_t, mean), torch.where(now, index_t, index)
+        return y_hat, mean, index
 
     def _seen(self, v: Tensor, v_hat: Tensor) -> Tensor:
         return v + torch.rand_like(v) - 0.5 if self.training else v_hat

@@ -42,13 +42,6 @@ def bits(v: Tensor, sigma: Tensor) -> Tensor:
     return -torch.log2(mass(v, sigma).clamp_min(2.0**-30))
 
 
-def first_half(channels: int, height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Which of y is coded in the first of two steps, (1, m, h, w): a checkerboard, inverted in the upper channels."""
-    row, column = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)[None]
-    upper = (torch.arange(channels, device=device) >= channels // 2)[:, None, None]
-    return (((row + column) % 2 == 0) ^ upper).float()[None]
-
-
 class HyperPrior(nn.Module):
     """Distribution of z: a (mean, table) for each level and channel."""
 

@@ -96,14 +96,10 @@ class Training:
         }
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Begin with the weights of another run, which may have had fewer channels of y."""
-        arch = self.codec.arch
-        trained = Codec(dataclasses.replace(arch, y_channels=len(weights["g_a.down.bias"])))
-        without = {name: value for name, value in trained.state_dict().items() if ".shortcut." in name}
-        trained.load_state_dict(without | {name: value.float() for name, value in weights.items()})
-        state = trained.state_dict()
-        if trained.arch != arch:
-            state = grown(trained, Codec(arch), torch.cat([self.crops.batch(16)[0] for _ in range(GROWTH_BATCHES)]))
+        """Begin with the weights of another run, which may have had fewer channels of y or steps of the prior."""
+        weights = {name: value.float() for name, value in weights.items()}
+        crops = torch.cat([self.crops.batch(16)[0] for _ in range(GROWTH_BATCHES)])
+        state = grown(weights, self.codec.arch, crops)
         for codec in (self.codec, self.average):
             codec.load_state_dict(state)
 
