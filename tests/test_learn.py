@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,18 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-import calotype
-from calotype import bundle, container
-from calotype.learn import train
+from calotype import bundle
 from calotype.learn.calibrate import fit
 from calotype.learn.config import Architecture, Recipe
-from calotype.learn.data import Crops, read_folder
+from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.dyadic import DyadicBlock, DyadicConv, activation, stream
-from calotype.learn.export import export, family, frequencies, members
+from calotype.learn.export import family, frequencies, members
 from calotype.learn.grow import grown, kept_channels
 from calotype.learn.model import Codec
 from calotype.learn.muon import orthogonalise
 from calotype.learn.start import start_as_transform
+from calotype.learn.train import Objective
 from calotype.prior import encode_tile, places_of, step_of
 from calotype.quantise import round_to_nearest
 from calotype.runtime import Runtime
@@ -36,10 +33,18 @@ def pictures(photo: Image.Image) -> list[torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def codec(pictures: list[torch.Tensor]) -> Codec:
+def crops(photo: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Crops:
+    folder = tmp_path_factory.mktemp("pictures")
+    for angle in (0, 90):
+        photo.rotate(angle).save(folder / f"{angle}.png")
+    return Crops(Pictures(find_pictures([folder]), 128), None, Recipe(crop_px=128))
+
+
+@pytest.fixture(scope="module")
+def codec(crops: Crops) -> Codec:
     torch.manual_seed(0)
     codec = Codec(SMALL)
-    start_as_transform(codec, Crops(pictures, [], 256, 128, 0).batch(16)[0])
+    start_as_transform(codec, crops.batch(0)[0])
     heads = [step.head.weight for step in codec.steps]
     for p in (*heads, codec.h_s.level.knots, codec.z_prior.mean.knots):
         torch.nn.init.normal_(p, std=0.5)
@@ -109,14 +114,13 @@ def test_exported_transforms_are_close(codec: Codec, runtime: Runtime, pictures:
         np.testing.assert_allclose(runtime.synthesise(y[0].numpy(), 128), codec.g_s(y, level)[0], atol=0.01)
 
 
-def test_growth_keeps_what_was_learned_and_loses_less(codec: Codec, pictures: list[torch.Tensor]) -> None:
-    crops = Crops(pictures, [], 256, 128, 0)
+def test_growth_keeps_what_was_learned_and_loses_less(codec: Codec, crops: Crops) -> None:
     larger = Codec(replace(SMALL, y_channels=48))
-    fitted = torch.cat([crops.batch(16)[0] for _ in range(16)])
+    fitted = torch.cat([crops.batch(i)[0] for i in range(16)])
     larger.load_state_dict(grown(codec.state_dict(), larger.arch, fitted))
     larger.eval()
     kept, level = kept_channels(32, 48), torch.full((16,), 208)
-    x = crops.batch(16)[0]
+    x = crops.batch(16)[0]  # others than those that it was fitted to
     with torch.no_grad():
         y, more = codec.g_a(x, level), larger.g_a(x, level)
         torch.testing.assert_close(more[:, kept], y)
@@ -129,10 +133,10 @@ def test_growth_keeps_what_was_learned_and_loses_less(codec: Codec, pictures: li
     assert lost[1] < 0.8 * lost[0]
 
 
-def test_real_bits_are_the_estimated_ones(pictures: list[torch.Tensor], tmp_path: Path) -> None:
+def test_real_bits_are_the_estimated_ones(pictures: list[torch.Tensor], crops: Crops, tmp_path: Path) -> None:
     torch.manual_seed(0)
     codec = Codec(SMALL).eval()
-    start_as_transform(codec, Crops(pictures, [], 256, 128, 0).batch(16)[0])
+    start_as_transform(codec, crops.batch(0)[0])
     for step in codec.steps:
         step.head.bias.data[SMALL.y_channels :] = 40 / 8  # wide tables, so that nothing escapes
     bundle.write(tmp_path / "x.calomodel", members(codec, CARD, family())[0])
@@ -190,13 +194,13 @@ def test_tables_fit_what_was_counted() -> None:
     assert int(fitted.sum(dtype=np.int64)) == 1 << 24
 
 
-def test_starting_as_a_transform_helps(pictures: list[torch.Tensor]) -> None:
+def test_starting_as_a_transform_helps(crops: Crops) -> None:
     torch.manual_seed(0)
-    x, level = Crops(pictures, [], 256, 128, 0).batch(8)
+    x, level = crops.batch(0)
     random, started = Codec(SMALL), Codec(SMALL)
     start_as_transform(started, x)
     with torch.no_grad():
-        losses = [float(train.loss_of(c.eval(), x, level)[0]) for c in (random, started)]
+        losses = [float(Objective(c.eval())(x, level)[0]) for c in (random, started)]
     assert losses[1] < 0.5 * losses[0]
 
 
@@ -204,77 +208,3 @@ def test_orthogonalise() -> None:
     values = torch.linalg.svdvals(orthogonalise(torch.randn(3, 24, 60)))
     assert (values > 0.6).all()
     assert (values < 1.3).all()
-
-
-def _training(pictures: list[torch.Tensor], steps: int) -> train.Training:
-    recipe = Recipe(steps=steps, batch=4, crop_px=64, warmup=2)
-    return train.Training(SMALL, recipe, Crops(pictures, pictures[:1], 144, 64, recipe.seed))
-
-
-def test_training_learns_and_resumes_bit_for_bit(pictures: list[torch.Tensor], tmp_path: Path) -> None:
-    straight, broken = _training(pictures, 30), _training(pictures, 30)
-    x, level = Crops(pictures, [], 256, 64, seed=9).batch(16)
-
-    def loss() -> float:
-        with torch.no_grad():
-            return float(train.loss_of(straight.codec.eval(), x, level)[0])
-
-    before = loss()
-    torch.manual_seed(5)
-    losses = [straight.advance()[0] for _ in range(30)]
-    assert loss() < 0.8 * before
-    torch.manual_seed(5)
-    for _ in range(11):
-        broken.advance()
-    train.save(broken.state(), tmp_path / "checkpoint.pt")
-    resumed = _training(pictures, 30)
-    resumed.load(torch.load(tmp_path / "checkpoint.pt", weights_only=True))
-    assert [resumed.advance()[0] for _ in range(19)] == losses[11:]
-    for a, b in zip(straight.average.parameters(), resumed.average.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_weights_start_another_run(pictures: list[torch.Tensor], tmp_path: Path) -> None:
-    first, second = _training(pictures, 9), _training(pictures, 9)
-    for _ in range(3):
-        first.advance()
-    train.save_weights(first.state(), tmp_path / "weights.pt")
-    second.start_from(torch.load(tmp_path / "weights.pt", weights_only=True))
-    for a, b in zip(first.average.parameters(), second.codec.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-
-
-def test_data_skips_what_is_no_picture(tmp_path: Path, photo: Image.Image) -> None:
-    photo.save(tmp_path / "a.png")
-    photo.resize((50, 50)).save(tmp_path / "small.png")
-    (tmp_path / "broken.png").write_bytes(b"\x89PNG....")
-    assert [p.shape for p in read_folder(tmp_path, 64)] == [(512, 512, 3)]
-    with pytest.raises(FileNotFoundError, match="1000"):
-        read_folder(tmp_path, 1000)
-
-
-def test_from_folder_to_file(tmp_path: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train, export, encode with the result: all as a user would."""
-    monkeypatch.setattr(train, "Architecture", lambda: SMALL)
-    photo.save(tmp_path / "photo.png")
-    arguments = [
-        "train",
-        str(tmp_path),
-        "--out",
-        str(tmp_path / "run"),
-        "--steps",
-        "60",
-        "--batch",
-        "4",
-        "--crop-px",
-        "64",
-    ]
-    monkeypatch.setattr(sys, "argv", arguments)
-    train.main()
-    assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["step"] == 50
-    out = tmp_path / "mine.calomodel"
-    export(tmp_path / "run", out, {**CARD, "name": "mine"}, [photo.reduce(3)], [photo.crop((0, 0, 128, 128))])
-    data = calotype.encode(photo, quality=70, model=out)
-    assert calotype.decode(data, model=out).size == photo.size
-    assert container.unpack_header(data).coding is not None
-    assert len(bundle.read(out).manifest.card["curve"]) >= 5

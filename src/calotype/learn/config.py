@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from calotype.errors import OptionError
+
+RECIPES = Path(__file__).parent / "recipes"
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Recipe:
 
     Attributes:
         steps: Optimiser steps in all.
-        batch: Crops a step.
+        batch: Crops a step, over all processes.
         crop_px: Side of a crop; a multiple of 64.
         muon_rate: Peak learning rate of matrices (Muon, scaled to AdamW's RMS).
         adamw_rate: Peak learning rate of everything else.
@@ -63,3 +70,55 @@ class Recipe:
     ema: float = 0.999
     fine_level: int = 144
     seed: int = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that a run is made from, and that its bundle says of it.
+
+    Attributes:
+        card: What the bundle's manifest says besides: name, version, status, licence, data.
+    """
+
+    architecture: Architecture = field(default_factory=Architecture)
+    recipe: Recipe = field(default_factory=Recipe)
+    card: dict[str, Any] = field(default_factory=lambda: {"name": "mine", "version": "1", "status": "preview"})
+
+    def write(self, path: Path) -> None:
+        """Keep it as JSON, for `read`."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+Section = TypeVar("Section", Architecture, Recipe)
+
+
+def _section(kind: type[Section], values: dict[str, Any], path: Path) -> Section:
+    known = {f.name: type(f.default) for f in fields(kind)}
+    for name, value in values.items():
+        if name not in known:
+            raise OptionError(f"{path}: {kind.__name__.lower()} has no {name}; it has {', '.join(known)}")
+        if isinstance(value, bool) or not isinstance(value, (known[name], int)) or value <= 0:
+            raise OptionError(f"{path}: {name} is {value!r}, not a {known[name].__name__} over 0")
+    return kind(**values)
+
+
+def read(name: str | Path) -> Config:
+    """A config by the name of a recipe that comes with the package, or from a JSON file; what it leaves out is default.
+
+    Raises:
+        OptionError: If there is none, or it holds what a config does not.
+    """
+    shipped = RECIPES / f"{name}.json"
+    path = shipped if shipped.is_file() else Path(name)
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        shipped_names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.json")))
+        raise OptionError(f"recipe {name}: {error}; give a JSON file or one of: {shipped_names}") from error
+    if not isinstance(values, dict) or not set(values) <= {"architecture", "recipe", "card"}:
+        raise OptionError(f"{path}: a recipe is an object with architecture, recipe and card, and nothing else")
+    return Config(
+        _section(Architecture, values.get("architecture", {}), path),
+        _section(Recipe, values.get("recipe", {}), path),
+        {**Config().card, **values.get("card", {})},
+    )

@@ -1,65 +1,182 @@
-"""Training pictures, decoded once and held in memory as uint8."""
+"""Training pictures and the crops that are drawn from them.
+
+Every draw depends on the seed and its own number alone, so that a resumed run sees what it would have seen, several
+processes share what one would have drawn, and no state needs to be saved.
+"""
 
 from __future__ import annotations
 
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from calotype.bundle import LEVELS
+from calotype.errors import InputError
+from calotype.learn.config import Recipe
 
-SKIPPED_SUFFIXES = {".tsv", ".txt", ".json", ".md"}
+NO_PICTURES = {".tsv", ".txt", ".json", ".jsonl", ".md", ".csv"}
+CHANNELS = 3
+MEMORY_SHARE = 0.5
+FAILURES = (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError)
 
 
-def _read(path: Path, least_px: int) -> Tensor | None:
+def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
+    """Files named by folders (all that lie in them, however deep), globs and paths; each once, sorted.
+
+    Raises:
+        InputError: If a source names no file.
+    """
+    found: set[Path] = set()
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            files = [p for p in path.rglob("*") if p.is_file() and p.suffix.lower() not in NO_PICTURES]
+        else:
+            matches = glob.glob(str(source), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute patterns)
+            files = [path] if path.is_file() else [Path(p) for p in matches]
+        if not files:
+            raise InputError(f"{source}: no such file, and no folder or pattern with files")
+        found.update(files)
+    return sorted(found)
+
+
+def _read(path: Path) -> Tensor:
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB")))
+
+
+def _size_px(path: Path) -> tuple[int, int] | str:
+    """Height and width, or why it is no picture; decodes nothing."""
     try:
         with Image.open(path) as image:
-            if min(image.size) < least_px:
-                return None
-            return torch.from_numpy(np.array(image.convert("RGB")))
-    except (UnidentifiedImageError, OSError):
-        return None
+            return image.height, image.width
+    except FAILURES as error:
+        return str(error)
 
 
-def read_folder(folder: Path, least_px: int) -> list[Tensor]:
-    """Every picture of a folder as uint8 (h, w, 3), in the order of the names; those under `least_px` are left out."""
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() not in SKIPPED_SUFFIXES)
-    with ThreadPoolExecutor() as pool:
-        pictures = [p for p in pool.map(partial(_read, least_px=least_px), paths) if p is not None]
-    if not pictures:
-        raise FileNotFoundError(f"{folder}: no picture of at least {least_px} pixels a side")
-    return pictures
+def memory_bytes(device: torch.device) -> int:
+    """Free memory where pictures would be held."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # not on Windows
+        return 4 << 30
 
 
-class Crops:
-    """Random crops, mirrored at random; a picture is drawn in proportion to its area.
+class Pictures(Sequence[Tensor]):
+    """Pictures as uint8 (h, w, 3): decoded once and held if they fit into half of the free memory, else when drawn.
 
-    Crops at or above `fine_level` come from the `fine` pictures half the time: lossless ones, without a codec's traces.
+    Args:
+        paths: Files. Those that are no pictures are skipped, and named in `skipped` with the reason.
+        least_px: Pictures of which a side is shorter are skipped, too.
+        device: Where pictures are held.
+        most_bytes: What may be held; half of the free memory if not given.
+
+    Raises:
+        InputError: If nothing is left.
     """
 
-    def __init__(self, pictures: list[Tensor], fine: list[Tensor], fine_level: int, crop_px: int, seed: int) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        least_px: int,
+        device: torch.device | str = "cpu",
+        most_bytes: int | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.skipped: dict[Path, str] = {}
+        self.paths: list[Path] = []
+        sizes: list[tuple[int, int]] = []
+        with ThreadPoolExecutor() as pool:
+            for path, size in zip(paths, pool.map(_size_px, paths), strict=True):
+                if isinstance(size, tuple) and min(size) >= least_px:
+                    self.paths.append(path)
+                    sizes.append(size)
+                else:
+                    self.skipped[path] = size if isinstance(size, str) else f"a side is under {least_px} pixels"
+        self.area_px = np.array([height * width for height, width in sizes], np.float64)
+        self.held = self._hold(memory_bytes(self.device) * MEMORY_SHARE if most_bytes is None else most_bytes)
+        if not self.paths:
+            raise InputError(f"{len(paths)} files, but no picture of at least {least_px} pixels a side")
+
+    def _hold(self, most_bytes: float) -> list[Tensor] | None:
+        if CHANNELS * self.area_px.sum() > most_bytes:
+            return None
+        with ThreadPoolExecutor() as pool:
+            pictures = list(pool.map(self._try, self.paths))
+        whole = [i for i, picture in enumerate(pictures) if picture is not None]
+        self.paths, self.area_px = [self.paths[i] for i in whole], self.area_px[whole]
+        return [p.to(self.device) for p in pictures if p is not None]
+
+    def _try(self, path: Path) -> Tensor | None:
+        try:
+            return _read(path)
+        except FAILURES as error:
+            self.skipped[path] = str(error)
+            return None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.held[index] if self.held is not None else _read(self.paths[index])
+
+
+class Crops(Dataset[tuple[Tensor, int]]):
+    """Crops drawn at random, mirrored at random, each with a level; pictures are drawn in proportion to their area.
+
+    Number n is crop n mod batch of step n // batch. The levels of a step are one from each of `batch` strata. At or
+    above `fine_level`, half of the crops come from the `fine` pictures: lossless ones, without a codec's traces.
+    """
+
+    def __init__(self, pictures: Pictures, fine: Pictures | None, recipe: Recipe) -> None:
         self.pools = [pictures, fine]
-        self.weights = [np.array([p.shape[0] * p.shape[1] for p in pool], float) for pool in self.pools]
-        self.fine_level, self.crop_px = fine_level, crop_px
-        self.random = np.random.default_rng(seed)
+        self.shares = [None if pool is None else pool.area_px / pool.area_px.sum() for pool in self.pools]
+        self.recipe = recipe
+        self.salt = 0
 
-    def batch(self, count: int) -> tuple[Tensor, Tensor]:
-        """Crops (count, 3, crop, crop) in [-0.5, 0.5] and their levels (count,), one from each of `count` strata."""
-        level = ((np.arange(count) + self.random.random(count)) * (LEVELS / count)).astype(np.int64)
-        crops = [self._crop(int(v)) for v in level]
-        x = torch.stack(crops).permute(0, 3, 1, 2).contiguous().float() / 255 - 0.5
-        return x, torch.from_numpy(level)
+    def __getitem__(self, n: int) -> tuple[Tensor, int]:
+        random = np.random.default_rng([self.recipe.seed, self.salt, n])
+        level = int((n % self.recipe.batch + random.random()) * LEVELS / self.recipe.batch)
+        fine = self.pools[1] is not None and level >= self.recipe.fine_level and random.random() < 0.5
+        pool, share = self.pools[fine], self.shares[fine]
+        assert pool is not None
+        assert share is not None
+        while True:
+            try:
+                return self._crop(pool[int(random.choice(len(pool), p=share))], random), level
+            except FAILURES:  # noqa: PERF203 (only found out now, where pictures are read when drawn)
+                continue
 
-    def _crop(self, level: int) -> Tensor:
-        fine = bool(self.pools[1]) and level >= self.fine_level and self.random.random() < 0.5
-        pool, weight = self.pools[fine], self.weights[fine]
-        picture = pool[self.random.choice(len(pool), p=weight / weight.sum())]
-        top, left = (int(self.random.integers(0, side - self.crop_px + 1)) for side in picture.shape[:2])
-        crop = picture[top : top + self.crop_px, left : left + self.crop_px]
-        flips = [axis for axis in (0, 1) if self.random.random() < 0.5]
-        return crop.flip(flips)
+    def _crop(self, picture: Tensor, random: np.random.Generator) -> Tensor:
+        size = self.recipe.crop_px
+        top, left = (int(random.integers(0, side - size + 1)) for side in picture.shape[:2])
+        return picture[top : top + size, left : left + size].flip([axis for axis in (0, 1) if random.random() < 0.5])
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """The crops of a step, and their levels, as `batches` gives them."""
+        return next(self.batches(step, step + 1, workers=0))
+
+    def batches(
+        self, start: int, stop: int, rank: int = 0, world: int = 1, workers: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each step x (b, 3, crop, crop) in [-0.5, 0.5] and levels (b,); b is this process's part of the batch."""
+        count = self.recipe.batch
+        numbers = (range(step * count + rank, (step + 1) * count, world) for step in range(start, stop))
+        if workers is None:
+            held = all(pool is None or pool.held is not None for pool in self.pools)
+            workers = 0 if held else max(1, (os.cpu_count() or 1) // world)
+        loader: DataLoader[tuple[Tensor, int]] = DataLoader(self, batch_sampler=numbers, num_workers=workers)  # pyright: ignore[reportArgumentType]
+        device = self.pools[0].device if self.pools[0] else torch.device("cpu")
+        for crops, level in loader:
+            x = crops.to(device).permute(0, 3, 1, 2).contiguous().float() / 255 - 0.5
+            yield x, level.to(device)

@@ -1,8 +1,7 @@
-"""Checkpoint -> bundle: `python -m calotype.learn.export RUN --out photo.calomodel`."""
+"""A trained codec -> a bundle."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
 from PIL import Image
+from torch import Tensor
 
 from calotype import bundle
 from calotype.bundle import FORMAT
@@ -24,13 +24,11 @@ from calotype.codec import DEFAULT_EFFORT
 from calotype.encoder import PictureCoder
 from calotype.learn import prior
 from calotype.learn.calibrate import count_symbols, fit, to_frequencies
-from calotype.learn.config import Architecture
-from calotype.learn.data import read_folder
+from calotype.learn.config import Config
 from calotype.learn.dyadic import STREAM_BITS
 from calotype.learn.graph import Graph, numpy_of
 from calotype.learn.model import Codec
 from calotype.learn.prior import HyperSynthesis, StepPrior
-from calotype.learn.train import save_weights
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
 from calotype.pixels import from_image
 from calotype.prior import Z_LIMIT
@@ -38,7 +36,6 @@ from calotype.proof import Layer, prove
 from calotype.runtime import Runtime
 
 ESCAPE_MASS = 2.0**-20
-MOST_PICTURES = 64
 CURVE_LEVELS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
 
 
@@ -226,26 +223,24 @@ def measure(runtime: Runtime, pictures: Sequence[Image.Image]) -> list[dict[str,
 
 
 def export(
-    run: Path,
+    config: Config,
+    weights: dict[str, Tensor],
     out: Path,
-    card: dict[str, Any],
     calibration: Sequence[Image.Image],
     validation: Sequence[Image.Image],
 ) -> list[Layer]:
-    """Write the bundle of a training run; returns the proof of its prior.
+    """Write a trained codec as a bundle; returns the proof of its prior.
 
     Args:
-        run: Folder of `calotype.learn.train`.
+        config: What the codec was made from; it goes into the card.
+        weights: Of the codec.
         out: The bundle to write.
-        card: What the manifest says besides: name, version, status, training data, licence.
         calibration: Training pictures, to whose symbols the tables are fitted.
         validation: Pictures that were not trained on, for the card's curve.
     """
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
-    codec = Codec(Architecture(**json.loads((run / "architecture.json").read_text())))
-    codec.load_state_dict(state["average"])
-    recipe = json.loads((run / "recipe.json").read_text())
-    card = {**card, "architecture": asdict(codec.arch), "recipe": recipe, "steps_trained": state["step"]}
+    codec = Codec(config.architecture)
+    codec.load_state_dict(weights)
+    card = {**config.card, "architecture": asdict(config.architecture), "recipe": asdict(config.recipe)}
     tables = family()
     content, proof = members(codec.eval(), card, tables)
     with TemporaryDirectory() as folder:  # a bundle must exist before it can be calibrated and measured
@@ -257,33 +252,3 @@ def export(
     content["manifest.json"] = manifest(codec, card, json.loads(content["manifest.json"])["decoding"])
     bundle.write(out, content)
     return proof
-
-
-def _some(folder: Path) -> list[Image.Image]:
-    """Pictures of a folder, evenly picked if there are many."""
-    pictures = read_folder(folder, least_px=64)
-    every = -(-len(pictures) // MOST_PICTURES)
-    return [Image.fromarray(p.numpy()) for p in pictures[::every]]
-
-
-def main() -> None:
-    """Read the command line, export."""
-    parser = argparse.ArgumentParser(description="Write a training run as a bundle.")
-    parser.add_argument("run", type=Path, help="folder of calotype.learn.train")
-    parser.add_argument("--out", type=Path, required=True, help="the bundle to write, NAME.calomodel")
-    parser.add_argument("--card", type=Path, required=True, help="JSON of name, version, status, data, licence")
-    parser.add_argument("--calibration", type=Path, required=True, help="folder of training pictures, lossless ones")
-    parser.add_argument("--validation", type=Path, required=True, help="folder of pictures not trained on")
-    parser.add_argument("--weights", type=Path, help="also write the weights in float16, for train's --start")
-    args = parser.parse_args()
-    if args.weights:
-        save_weights(torch.load(args.run / "checkpoint.pt", weights_only=True), args.weights)
-    calibration, validation = (_some(folder) for folder in (args.calibration, args.validation))
-    proof = export(args.run, args.out, json.loads(args.card.read_text()), calibration, validation)
-    worst = max(proof, key=lambda layer: layer.used)
-    print(f"{args.out}: {args.out.stat().st_size} bytes, id {bundle.read(args.out).id.hex()}")
-    print(f"exact: {len(proof)} sums, at most {worst.used:.2f} of 2^24 ({worst.name})")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,38 +1,48 @@
-"""The training loop: `python -m calotype.learn.train FOLDER --out DIR`."""
+"""A training run: what it holds, one step, and the loop around it."""
 
 from __future__ import annotations
 
-import argparse
 import copy
-import dataclasses
-import json
 import math
-import time
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from calotype.learn.config import Architecture, Recipe
-from calotype.learn.data import Crops, read_folder
+from calotype.errors import CalotypeError
+from calotype.learn.config import Config, Recipe
+from calotype.learn.data import Crops
 from calotype.learn.grow import grown
 from calotype.learn.model import Codec, lambda_of
 from calotype.learn.muon import Muon
 from calotype.learn.start import start_as_transform
 
-CHECKPOINT = "checkpoint.pt"
-GROWTH_BATCHES = 24
+START_CROPS, GROWTH_CROPS = 256, 384
+MOST_ROLLBACKS = 8
+SLOWER = 0.5
 
 
-def loss_of(codec: Codec, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, mean bpp and mean mse of a batch; the loss is over sqrt(lambda), so that all levels count."""
-    coded = codec(x, level)
-    bpp = (coded.y_bits + coded.z_bits) / (x.shape[2] * x.shape[3])
-    mse = (coded.x_hat - x).square().mean((1, 2, 3))
-    lam = lambda_of(codec.arch, level)
-    loss = ((bpp + lam * 255**2 * mse) / lam.sqrt()).mean()
-    return loss, bpp.mean(), mse.mean()
+class DivergedError(CalotypeError):
+    """Training gave numbers that are not finite, again and again."""
+
+
+class Objective(nn.Module):
+    """Loss, mean bpp and mean mse of a batch, (3,); the loss is over sqrt(lambda), so that all levels count."""
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        coded = self.codec(x, level)
+        lam = lambda_of(self.codec.arch, level)
+        bpp = (coded.y_bits + coded.z_bits) / (x.shape[2] * x.shape[3])
+        mse = (coded.x_hat - x).square().mean((1, 2, 3))
+        loss = (bpp + lam * 255**2 * mse) / lam.sqrt()
+        return torch.stack([loss.mean(), bpp.mean(), mse.mean()])
 
 
 def rate_factor(step: int, recipe: Recipe) -> float:
@@ -50,33 +60,55 @@ def optimisers(codec: Codec, recipe: Recipe) -> list[torch.optim.Optimizer]:
     return [Muon(matrices, lr=recipe.muon_rate), torch.optim.AdamW(others, lr=recipe.adamw_rate, weight_decay=0.0)]
 
 
+def _first(crops: Crops, count: int) -> Tensor:
+    return torch.cat([crops.batch(i)[0] for i in range(-(-count // crops.recipe.batch))])
+
+
 class Training:
-    """A run that can be saved and resumed."""
+    """A run that can be saved, resumed and rolled back.
 
-    def __init__(self, arch: Architecture, recipe: Recipe, crops: Crops) -> None:
-        torch.manual_seed(recipe.seed)
-        self.recipe, self.crops = recipe, crops
-        self.codec = Codec(arch)
-        start_as_transform(self.codec, torch.cat([crops.batch(16)[0] for _ in range(16)]))
+    All that is random depends on the seed, the step and the number of rollbacks alone.
+
+    Args:
+        config: The codec and the recipe.
+        crops: What it sees.
+        fabric: The devices and processes that share the work.
+        weights: Of an earlier codec, to start from; of fewer channels or steps, if need be. Without them the codec
+            starts as a transform.
+    """
+
+    def __init__(
+        self, config: Config, crops: Crops, fabric: Fabric | None = None, weights: dict[str, Tensor] | None = None
+    ) -> None:
+        self.fabric = fabric or Fabric(accelerator="cpu")
+        self.config, self.recipe, self.crops = config, config.recipe, crops
+        torch.manual_seed(self.recipe.seed)
+        self.codec = Codec(config.architecture)
+        if weights is None:
+            start_as_transform(self.codec, _first(crops, START_CROPS).cpu())
+        else:
+            self.codec.load_state_dict(grown(weights, config.architecture, _first(crops, GROWTH_CROPS).cpu()))
+        bare = optimisers(self.codec, self.recipe)
+        self.objective, *self.optimisers = self.fabric.setup(Objective(self.codec), *bare)
         self.average = copy.deepcopy(self.codec)
-        self.optimisers = optimisers(self.codec, recipe)
-        self.peaks = [o.param_groups[0]["lr"] for o in self.optimisers]
-        self.step = 0
+        self.peaks = [o.param_groups[0]["lr"] for o in bare]
+        self.step = self.rollbacks = 0
 
-    def advance(self) -> tuple[float, float, float]:
-        """One step; returns loss, bpp and mse."""
+    def advance(self, x: Tensor, level: Tensor) -> Tensor:
+        """One step on a batch; returns loss, mean bpp and mean mse (3,), on the device."""
         self.codec.train()
-        x, level = self.crops.batch(self.recipe.batch)
-        loss, bpp, mse = loss_of(self.codec, x, level)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.codec.parameters(), self.recipe.clip, error_if_nonfinite=True)
+        torch.manual_seed(hash((self.recipe.seed, self.step, self.rollbacks, self.fabric.global_rank)) & (2**63 - 1))
+        figures = self.objective(x, level)
+        self.fabric.backward(figures[0])
+        nn.utils.clip_grad_norm_(self.codec.parameters(), self.recipe.clip)
+        factor = rate_factor(self.step, self.recipe) * SLOWER**self.rollbacks
         for optimiser, peak in zip(self.optimisers, self.peaks, strict=True):
-            optimiser.param_groups[0]["lr"] = peak * rate_factor(self.step, self.recipe)
+            optimiser.param_groups[0]["lr"] = peak * factor
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.step += 1
         self._update_average()
-        return loss.item(), bpp.item(), mse.item()
+        return figures.detach()
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -84,89 +116,99 @@ class Training:
         for averaged, current in zip(self.average.parameters(), self.codec.parameters(), strict=True):
             averaged.lerp_(current, 1 - decay)
 
-    def state(self) -> dict[str, Any]:
-        """Everything that a resumed run needs."""
-        return {
-            "step": self.step,
-            "codec": self.codec.state_dict(),
-            "average": self.average.state_dict(),
-            "optimisers": [o.state_dict() for o in self.optimisers],
-            "torch_random": torch.get_rng_state(),
-            "crops_random": json.dumps(self.crops.random.bit_generator.state),
-        }
+    def is_sound(self) -> bool:
+        """Whether all weights are finite."""
+        return bool(torch.stack([p.detach().sum() for p in self.codec.parameters()]).isfinite().all())
 
-    def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Begin with the weights of another run, which may have had fewer channels of y or steps of the prior."""
-        weights = {name: value.float() for name, value in weights.items()}
-        crops = torch.cat([self.crops.batch(16)[0] for _ in range(GROWTH_BATCHES)])
-        state = grown(weights, self.codec.arch, crops)
-        for codec in (self.codec, self.average):
-            codec.load_state_dict(state)
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs; a copy."""
+        return copy.deepcopy(
+            {
+                "step": self.step,
+                "rollbacks": self.rollbacks,
+                "codec": self.codec.state_dict(),
+                "average": self.average.state_dict(),
+                "optimisers": [o.state_dict() for o in self.optimisers],
+            }
+        )
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
-        self.step = state["step"]
+        self.step, self.rollbacks = state["step"], state["rollbacks"]
         self.codec.load_state_dict(state["codec"])
         self.average.load_state_dict(state["average"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        torch.set_rng_state(state["torch_random"])
-        self.crops.random.bit_generator.state = json.loads(state["crops_random"])
+            optimiser.load_state_dict(copy.deepcopy(saved))
+
+    def roll_back(self, good: dict[str, Any]) -> None:
+        """Continue from an earlier state at half the learning rate, with other crops and other noise.
+
+        Raises:
+            DivergedError: If that was done too often.
+        """
+        rollbacks = self.rollbacks + 1
+        if rollbacks > MOST_ROLLBACKS:
+            raise DivergedError(
+                f"step {self.step}: the loss is not finite even at {SLOWER**self.rollbacks:g} of the learning rate; "
+                "lower muon_rate and adamw_rate, and look at the pictures"
+            )
+        self.load(good)
+        self.rollbacks = rollbacks
 
 
-def save(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint so that a kill at any moment leaves the old or the new one."""
-    unfinished = path.with_suffix(".unfinished")
-    torch.save(state, unfinished)
-    unfinished.replace(path)
+@dataclass(frozen=True)
+class Row:
+    """Means over the steps since the last row."""
+
+    step: int
+    loss: float
+    bpp: float
+    mse: float
+    rollbacks: int
 
 
-def save_weights(state: dict[str, Any], path: Path) -> None:
-    """The averaged weights of a checkpoint in float16: what it takes to train on, without the optimisers."""
-    save({name: value.half() for name, value in state["average"].items()}, path)
+def run(
+    training: Training,
+    *,
+    report: Callable[[Row], None] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+    every: int = 50,
+) -> None:
+    """Train until the recipe's last step, or until `stopped`.
 
+    Args:
+        training: The run; it is advanced.
+        report: Called after every `every` steps, and at the end.
+        stopped: Asked after each step.
+        every: Steps between reports. A state that is not finite is found there, and undone.
+    """
+    fabric, recipe = training.fabric, training.recipe
 
-def run(training: Training, out: Path, log_every: int = 50, save_every: int = 500) -> None:
-    """Train to the end, logging a line of JSON every `log_every` steps."""
-    checkpoint = out / CHECKPOINT
-    if checkpoint.exists():
-        training.load(torch.load(checkpoint, weights_only=True))
-    sums, since = torch.zeros(3), time.monotonic()
-    with (out / "log.jsonl").open("a", buffering=1) as log:
-        while training.step < training.recipe.steps:
-            sums += torch.tensor(training.advance())
-            if training.step % log_every == 0:
-                loss, bpp, mse = (sums / log_every).tolist()
-                seconds = (time.monotonic() - since) / log_every
-                row = {"step": training.step, "loss": loss, "bpp": bpp, "mse": mse, "s_per_step": seconds}
-                log.write(json.dumps({k: round(v, 7) for k, v in row.items()}) + "\n")
-                sums, since = torch.zeros(3), time.monotonic()
-            if training.step % save_every == 0 or training.step == training.recipe.steps:
-                save(training.state(), checkpoint)
+    def ended() -> bool:
+        if training.step >= recipe.steps:
+            return True
+        if fabric.world_size == 1:
+            return stopped()
+        if training.step % every:  # processes hear of a stop at different steps; they agree now and then
+            return False
+        return bool(fabric.all_reduce(torch.tensor(float(stopped()), device=fabric.device), reduce_op="sum"))
 
-
-def main() -> None:
-    """Read the command line, train."""
-    parser = argparse.ArgumentParser(description="Train a codec.")
-    parser.add_argument("folder", type=Path, help="folder of training pictures")
-    parser.add_argument("--lossless", type=Path, help="folder of lossless pictures, for the highest qualities")
-    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint and log; an existing run resumes")
-    parser.add_argument("--start", type=Path, help="weights to begin with, as the export writes them")
-    for field in dataclasses.fields(Recipe):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
-    args = parser.parse_args()
-    recipe = Recipe(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)})
-    args.out.mkdir(parents=True, exist_ok=True)
-    arch = Architecture()
-    for name, config in (("recipe", recipe), ("architecture", arch)):
-        (args.out / f"{name}.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
-    fine = read_folder(args.lossless, recipe.crop_px) if args.lossless else []
-    crops = Crops(read_folder(args.folder, recipe.crop_px), fine, recipe.fine_level, recipe.crop_px, recipe.seed)
-    training = Training(arch, recipe, crops)
-    if args.start and not (args.out / CHECKPOINT).exists():
-        training.start_from(torch.load(args.start, weights_only=True))
-    run(training, args.out)
-
-
-if __name__ == "__main__":
-    main()
+    good = training.state()
+    while not ended():
+        training.crops.salt = training.rollbacks
+        sums = torch.zeros(3, device=fabric.device)
+        for x, level in training.crops.batches(training.step, recipe.steps, fabric.global_rank, fabric.world_size):
+            sums += training.advance(x, level)
+            last = ended()
+            if training.step % every and not last:
+                continue
+            loss, bpp, mse = (fabric.all_reduce(sums, reduce_op="mean") / (training.step - good["step"])).tolist()
+            if not (math.isfinite(loss) and training.is_sound()):
+                training.roll_back(good)
+                break
+            good = training.state()
+            sums.zero_()
+            if report is not None:
+                report(Row(training.step, loss, bpp, mse, training.rollbacks))
+            if last:
+                break

@@ -1,0 +1,102 @@
+"""The card that lies beside a bundle: what the model is, how it was made, how good it is, and where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from calotype import pixels
+from calotype.bundle import Bundle
+from calotype.codec import DEFAULT_EFFORT
+from calotype.container import unpack
+from calotype.decoder import develop
+from calotype.encoder import PictureCoder
+from calotype.pixels import Samples
+from calotype.runtime import Runtime
+
+WORST_LEVEL = 96
+WORST_PX = 128
+WORST_COUNT = 6
+ZOOM = 2
+
+
+def _blocks_mse(a: Samples, b: Samples) -> NDArray[np.float64]:
+    """Mean squared error of each whole block of 128x128."""
+    error = np.square(a.astype(np.float64) - b).mean(2)
+    rows, columns = (side // WORST_PX for side in error.shape)
+    blocks = error[: rows * WORST_PX, : columns * WORST_PX].reshape(rows, WORST_PX, columns, WORST_PX)
+    return blocks.mean((1, 3))
+
+
+def worst_crops(runtime: Runtime, pictures: Sequence[Image.Image]) -> Image.Image:
+    """The crops that the model restores worst, one a picture at most: originals above, what came back below."""
+    found: list[tuple[float, Image.Image, Image.Image]] = []
+    for image in pictures:
+        if min(image.size) < WORST_PX:
+            continue
+        picture = pixels.from_image(image.convert("RGB"), strip=True)
+        coder = PictureCoder.of(picture, runtime, DEFAULT_EFFORT)
+        decoded = develop(unpack(coder.at_level(WORST_LEVEL)), runtime).samples
+        mse = _blocks_mse(picture.samples, decoded)
+        row, column = np.unravel_index(mse.argmax(), mse.shape)
+        box = tuple(slice(WORST_PX * int(k), WORST_PX * (int(k) + 1)) for k in (row, column))
+        found.append((mse.max(), Image.fromarray(picture.samples[box]), Image.fromarray(decoded[box])))
+    found = sorted(found, key=lambda item: -item[0])[:WORST_COUNT]
+    sheet = Image.new("RGB", (WORST_PX * max(1, len(found)), 2 * WORST_PX))
+    for i, (_, before, after) in enumerate(found):
+        sheet.paste(before, (i * WORST_PX, 0))
+        sheet.paste(after, (i * WORST_PX, WORST_PX))
+    return sheet.resize((sheet.width * ZOOM, sheet.height * ZOOM), Image.Resampling.NEAREST)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _facts(values: dict[str, Any]) -> str:
+    return _table(("", ""), [(f"`{key}`", value) for key, value in values.items()])
+
+
+def text(bundle: Bundle, worst: str | None) -> str:
+    """The card as Markdown; `worst` is the file name of the picture of worst crops."""
+    card = bundle.manifest.card
+    data = "\n".join(f"- {d['name']} ({d['licence']})" for d in card.get("data", [])) or "Not stated."
+    curve = [(p["level"], f"{p['bpp']:.3f}", f"{p['psnr_db']:.2f}") for p in card["curve"]]
+    made = {key: card[key] for key in ("steps_trained", "hours", "hardware") if key in card}
+    parts = [
+        f"# {bundle.name} {bundle.version}\n\n{card.get('description', '')}".rstrip(),
+        _facts(
+            {
+                "status": bundle.status,
+                "id": bundle.id.hex(),
+                "bytes": bundle.size_bytes,
+                "licence": card.get("licence", "not stated"),
+            }
+        ),
+        f"## Data\n\n{data}",
+        "## Recipe\n\n" + _facts({**made, **card["recipe"]}),
+        "## Architecture\n\n" + _facts(card["architecture"]),
+        "## Rate and distortion\n\nReal files of pictures that were not trained on, means.\n\n"
+        + _table(("level", "bpp", "PSNR dB"), curve),
+    ]
+    if worst is not None:
+        parts.append(
+            f"## Where it is worst\n\nThe crops of those pictures with the largest error at level {WORST_LEVEL}; "
+            f"originals above, what came back below.\n\n![worst crops]({worst})"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def write(bundle: Bundle, runtime: Runtime, pictures: Sequence[Image.Image]) -> Path:
+    """Write the card NAME.md, and its picture NAME-worst.png, beside a bundle; returns the card's path."""
+    picture = bundle.path.with_name(f"{bundle.path.stem}-worst.png")
+    worst_crops(runtime, pictures).save(picture)
+    path = bundle.path.with_suffix(".md")
+    path.write_text(text(bundle, picture.name))
+    return path

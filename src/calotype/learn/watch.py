@@ -1,0 +1,96 @@
+"""What one sees of a run: a log, TensorBoard, validation, the time that is left."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from calotype.learn.model import Codec
+from calotype.learn.train import Row
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+LOG = "log.jsonl"
+VALIDATION_LEVELS = (32, 96, 160, 224)
+VALIDATION_PX = 512
+
+
+@dataclass(frozen=True)
+class Point:
+    """Estimated rate and distortion at a level: means over pictures."""
+
+    level: int
+    bpp: float
+    psnr_db: float
+
+
+def as_unit(pictures: Sequence[Tensor], size_px: int = VALIDATION_PX) -> list[Tensor]:
+    """The middle of each picture (h, w, 3) as x (1, 3, h', w'), sides multiples of 64 up to `size_px`."""
+    out: list[Tensor] = []
+    for picture in pictures:
+        height, width = (min(side // 64 * 64, size_px) for side in picture.shape[:2])
+        top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+        middle = picture[top : top + height, left : left + width]
+        out.append(middle.permute(2, 0, 1)[None].float() / 255 - 0.5)
+    return out
+
+
+@torch.no_grad()
+def curve(codec: Codec, pictures: Sequence[Tensor]) -> tuple[list[Point], Tensor]:
+    """The codec on pictures x (1, 3, h, w): rate and distortion by estimated bits, and the last picture restored."""
+    codec.eval()
+    points: list[Point] = []
+    x_hat = torch.empty(0)
+    for level in VALIDATION_LEVELS:
+        figures: list[tuple[float, float]] = []
+        for x in pictures:
+            coded = codec(x, torch.tensor([level], device=x.device))
+            x_hat = coded.x_hat
+            bpp = float(coded.y_bits + coded.z_bits) / (x.shape[2] * x.shape[3])
+            mse = float((x_hat.clamp(-0.5, 0.5) - x).square().mean())
+            figures.append((bpp, -10 * math.log10(max(mse, 1e-10))))
+        bpps, psnrs = zip(*figures, strict=True)
+        points.append(Point(level, sum(bpps) / len(bpps), sum(psnrs) / len(psnrs)))
+    return points, x_hat
+
+
+class Log:
+    """Writes `log.jsonl`, and TensorBoard's files, into the folder of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._file = (folder / LOG).open("a", buffering=1)
+        self._board: SummaryWriter = SummaryWriter(str(folder / "tensorboard"))
+        self._since = time.monotonic()
+
+    def row(self, row: Row) -> None:
+        """Means since the last row, and the seconds since then."""
+        now = time.monotonic()
+        values = asdict(row) | {"seconds": now - self._since}
+        self._since = now
+        self._file.write(json.dumps({k: round(v, 7) for k, v in values.items()}) + "\n")
+        for name in ("loss", "bpp", "mse", "seconds"):
+            self._board.add_scalar(name, values[name], row.step)
+
+    def validation(self, step: int, points: Sequence[Point], x_hat: Tensor) -> None:
+        """A curve, and a restored picture (1, 3, h, w) in [-0.5, 0.5]."""
+        self._file.write(json.dumps({"step": step, "validation": [asdict(p) for p in points]}) + "\n")
+        for p in points:
+            self._board.add_scalar(f"bpp/{p.level}", p.bpp, step)
+            self._board.add_scalar(f"psnr_db/{p.level}", p.psnr_db, step)
+        self._board.add_image("restored", (x_hat[0] + 0.5).clamp(0, 1), step)
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._file.close()
+        self._board.close()

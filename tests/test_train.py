@@ -1,0 +1,263 @@
+"""The training engine: data, one run, its checkpoints, and the command around it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import calotype
+from calotype import bundle, container
+from calotype.cli import app
+from calotype.errors import InputError, OptionError
+from calotype.learn import checkpoint, config
+from calotype.learn.config import Architecture, Config, Recipe
+from calotype.learn.data import Crops, Pictures, find_pictures
+from calotype.learn.train import DivergedError, Row, Training, run
+
+SMALL = Architecture(y_channels=32, z_channels=16, width=32, blocks=2, prior_width=32, context_blocks=1)
+RECIPE = Recipe(steps=30, batch=4, crop_px=64, warmup=2)
+
+
+@pytest.fixture(scope="module")
+def folder(photo: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for angle in (0, 90):
+        photo.rotate(angle).save(folder / f"{angle}.png")
+    return folder
+
+
+@pytest.fixture
+def make(folder: Path) -> Callable[..., Training]:
+    def make(**changes: int) -> Training:
+        recipe = replace(RECIPE, **changes)
+        pictures = Pictures(find_pictures([folder]), recipe.crop_px)
+        return Training(Config(SMALL, recipe), Crops(pictures, pictures, recipe))
+
+    return make
+
+
+def _losses(training: Training, steps: int) -> list[float]:
+    batches = training.crops.batches(training.step, training.step + steps)
+    return [float(training.advance(x, level)[0]) for x, level in batches]
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_come_from_folders_patterns_and_lists(folder: Path) -> None:
+    both = [folder / "0.png", folder / "90.png"]
+    assert find_pictures([folder]) == find_pictures([str(folder / "*.png")]) == find_pictures(both) == both
+    assert find_pictures([folder, both[0]]) == both
+    with pytest.raises(InputError, match="nowhere"):
+        find_pictures([folder / "nowhere"])
+
+
+@pytest.mark.parametrize("most_bytes", [0, 1 << 30])
+def test_what_is_no_picture_is_skipped_and_named(tmp_path: Path, photo: Image.Image, most_bytes: int) -> None:
+    photo.save(tmp_path / "a.png")
+    photo.resize((50, 50)).save(tmp_path / "small.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG....")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "notes.txt").write_text("not a picture, and not meant to be one")
+    pictures = Pictures(find_pictures([tmp_path]), 64, most_bytes=most_bytes)
+    assert {p.name for p in pictures.skipped} >= {"small.png", "broken.png"}
+    crops = Crops(pictures, None, RECIPE)
+    for i in range(10):
+        assert crops.batch(i)[0].shape == (4, 3, 64, 64)
+    if most_bytes:
+        assert "cut.png" in {p.name for p in pictures.skipped}
+    with pytest.raises(InputError, match="1000"):
+        Pictures(find_pictures([tmp_path]), 1000)
+
+
+def test_held_and_streamed_pictures_give_the_same_crops(folder: Path) -> None:
+    paths = find_pictures([folder])
+    held = Crops(Pictures(paths, 64), None, RECIPE)
+    streamed = Crops(Pictures(paths, 64, most_bytes=0), None, RECIPE)
+    for (x, level), (other, same) in zip(held.batches(3, 6), streamed.batches(3, 6, workers=2), strict=True):
+        assert torch.equal(x, other)
+        assert torch.equal(level, same)
+
+
+def test_processes_share_the_batch_of_one(folder: Path) -> None:
+    crops = Crops(Pictures(find_pictures([folder]), 64), None, RECIPE)
+    whole, level = crops.batch(7)
+    parts = [next(crops.batches(7, 8, rank, 2)) for rank in (0, 1)]
+    assert torch.equal(torch.stack([parts[0][0], parts[1][0]], 1).flatten(0, 1), whole)
+    assert torch.equal(torch.stack([parts[0][1], parts[1][1]], 1).flatten(), level)
+
+
+def test_levels_are_one_of_each_stratum(folder: Path) -> None:
+    crops = Crops(Pictures(find_pictures([folder]), 64), None, replace(RECIPE, batch=16))
+    for i in range(5):
+        assert (crops.batch(i)[1] // 16).tolist() == list(range(16))
+
+
+# --- one run --------------------------------------------------------------------------------------------------------
+
+
+def test_training_learns_and_resumes_bit_for_bit(make: Callable[..., Training], tmp_path: Path) -> None:
+    straight, broken = make(), make()
+    losses = _losses(straight, 30)
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    _losses(broken, 11)
+    checkpoint.save(broken.state(), tmp_path / "checkpoint.pt")
+    torch.rand(5)  # nothing hangs on the state of the global generator
+    resumed = make()
+    resumed.load(checkpoint.load(tmp_path / "checkpoint.pt"))
+    assert _losses(resumed, 19) == losses[11:]
+    for a, b in zip(straight.average.parameters(), resumed.average.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_weights_start_another_run(make: Callable[..., Training], tmp_path: Path) -> None:
+    first = make()
+    _losses(first, 3)
+    checkpoint.save_weights(first.state(), tmp_path / "weights.pt")
+    weights = checkpoint.load_weights(tmp_path / "weights.pt")
+    second = Training(first.config, first.crops, weights=weights)
+    for a, b in zip(first.average.parameters(), second.codec.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    (tmp_path / "other.pt").write_bytes(b"PK\x03\x04 no weights")
+    with pytest.raises(InputError, match="other"):
+        checkpoint.load_weights(tmp_path / "other.pt")
+
+
+def test_numbers_that_are_not_finite_are_undone(make: Callable[..., Training]) -> None:
+    training = make(steps=16)
+    advance, rows = training.advance, list[Row]()
+
+    def spoiled(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        return advance(x * float("nan") if training.step == 9 and training.rollbacks < 2 else x, level)
+
+    training.advance = spoiled
+    run(training, report=rows.append, every=4)
+    assert [row.step for row in rows] == [4, 8, 12, 16]
+    assert [row.rollbacks for row in rows] == [0, 0, 2, 2]
+    assert training.is_sound()
+    assert training.optimisers[0].param_groups[0]["lr"] < RECIPE.muon_rate / 4
+
+
+def test_a_run_that_cannot_be_saved_says_so(make: Callable[..., Training]) -> None:
+    training = make(steps=16)
+    advance = training.advance
+    training.advance = lambda x, level: advance(x * float("nan"), level)
+    with pytest.raises(DivergedError, match="learning rate"):
+        run(training, every=2)
+
+
+def test_a_run_stops_when_told(make: Callable[..., Training]) -> None:
+    training, rows = make(), list[Row]()
+    run(training, report=rows.append, stopped=lambda: training.step == 7, every=5)
+    assert [row.step for row in rows] == [5, 7]
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    values = {"architecture": asdict(SMALL), "recipe": asdict(RECIPE), "card": {"name": "mine"}}
+    (tmp_path / "recipe.json").write_text(json.dumps(values))
+    return tmp_path / "recipe.json"
+
+
+def _train(folder: Path, recipe: Path, out: Path, *more: str) -> list[str]:
+    return ["train", str(folder), "--recipe", str(recipe), "-o", str(out), "--device", "cpu", *more]
+
+
+def test_from_folder_to_file(tmp_path: Path, folder: Path, recipe: Path, photo: Image.Image) -> None:
+    """Train, encode with the result: all as a user would."""
+    out = tmp_path / "mine.calomodel"
+    result = CliRunner().invoke(app, _train(folder, recipe, out, "--validation", str(folder / "0.png")))
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in (tmp_path / "mine.run" / "log.jsonl").read_text().splitlines()]
+    assert rows[0]["step"] == 30
+    assert len(rows[-1]["validation"]) >= 3
+    assert list((tmp_path / "mine.run" / "tensorboard").iterdir())
+    data = calotype.encode(photo, quality=70, model=out)
+    assert calotype.decode(data, model=out).size == photo.size
+    assert container.unpack_header(data).coding is not None
+    card = bundle.read(out).manifest.card
+    assert (card["name"], card["recipe"], card["steps_trained"]) == ("mine", asdict(RECIPE), 30)
+    assert len(card["curve"]) >= 5
+    said = (tmp_path / "mine.md").read_text()
+    assert bundle.read(out).id.hex() in said
+    assert "mine-worst.png" in said
+    assert Image.open(tmp_path / "mine-worst.png").size == (256, 512)
+    longer = CliRunner().invoke(app, _train(folder, recipe, out, "--steps", "40"))
+    assert longer.exit_code == 0, longer.output
+    assert bundle.read(out).manifest.card["steps_trained"] == 40
+    other = CliRunner().invoke(app, _train(folder, recipe, out, "--seed", "5"))
+    assert isinstance(other.exception, OptionError)
+
+
+def test_an_interrupt_saves_and_the_command_goes_on(tmp_path: Path, folder: Path, recipe: Path) -> None:
+    out = tmp_path / "mine.calomodel"
+    command = [sys.executable, "-m", "calotype", *_train(folder, recipe, out, "--steps", "100000")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "mine.run" / "log.jsonl"
+    while not (log.exists() and log.read_text()):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "goes on" in said
+    assert not out.exists()
+    done = checkpoint.load(tmp_path / "mine.run" / "checkpoint.pt")["step"]
+    result = CliRunner().invoke(app, _train(folder, recipe, out, "--steps", str(done + 3)))
+    assert result.exit_code == 0, result.output
+    assert f"goes on at step {done}" in result.output
+    assert out.exists()
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path, folder: Path, recipe: Path) -> None:
+    def losses(name: str, *command: str) -> list[float]:
+        out = tmp_path / f"{name}.calomodel"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        more = ("--steps", "100", "--batch", "8")
+        subprocess.run([*command, *_train(folder, recipe, out, *more)], check=True, env=environment, timeout=300)
+        rows = (tmp_path / f"{name}.run" / "log.jsonl").read_text().splitlines()
+        return [row["loss"] for row in map(json.loads, rows) if "loss" in row]
+
+    one = losses("one", sys.executable, "-m", "calotype")
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "calotype")
+    two = losses("two", sys.executable, *torchrun)
+    assert one == pytest.approx(two, rel=0.03)  # the noise is another's, the crops and the levels are the same
+    assert one[1] < one[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "recipe"),
+        ('{"recipe": {"stepz": 3}}', "stepz"),
+        ('{"recipe": {"batch": -1}}', "batch"),
+        ('{"architecture": {"width": "wide"}}', "width"),
+        ('{"other": 1}', "nothing else"),
+    ],
+)
+def test_bad_recipes_are_refused(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "r.json").write_text(content)
+    with pytest.raises(OptionError, match=said):
+        config.read(tmp_path / "r.json")
+
+
+def test_shipped_recipes_can_be_read() -> None:
+    assert config.read("photo").card["name"] == "photo"
+    with pytest.raises(OptionError, match="photo"):
+        config.read("no such recipe")
