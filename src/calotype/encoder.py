@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,12 +14,12 @@ from calotype import container, lossless, pixels
 from calotype.bundle import Bundle
 from calotype.container import Coding, Header
 from calotype.decoder import develop
-from calotype.errors import InputError
+from calotype.errors import InputError, OptionError
 from calotype.pixels import Picture, Samples
 from calotype.prior import encode_tile
 from calotype.quantise import Quantiser, rate_aware, round_to_nearest
-from calotype.runtime import Runtime
-from calotype.tiling import boxes, padded
+from calotype.runtime import HALO_PX, Runtime
+from calotype.tiling import Floats, Window, boxes, padded, window_around
 from calotype.wire import pack_varint
 
 TILE_PX = 512
@@ -31,6 +31,9 @@ SMALL_PIXELS = 64 * 64
 POOR_DB = 3.0
 """Learned coding is poor if it stays this much under what the model reaches on photographs at the same level."""
 WORTH_TIMES = 3
+
+ITERATIONS = {7: 20, 8: 60, 9: 200}
+"""Steps of the refinement at the efforts that refine."""
 
 
 def _tile_px(height: int, width: int) -> int:
@@ -66,6 +69,18 @@ def encode_lossless(picture: Picture, effort: int) -> bytes:
     return _pack(picture, None, _alpha_blocks(picture), tiles)
 
 
+def _refine() -> Callable[[Bundle, Window, Floats, int, int], tuple[Floats, Floats]]:
+    """The only way from here to PyTorch."""
+    try:
+        from calotype.learn.refine import refine
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f"efforts {min(ITERATIONS)} to {max(ITERATIONS)} refine by gradient descent and need {error.name}: "
+            'pip install "calotype[learn]", or use a lower effort'
+        ) from error
+    return refine
+
+
 @dataclass(frozen=True)
 class PictureCoder:
     """A picture ready to be coded at any level."""
@@ -95,15 +110,23 @@ class PictureCoder:
         """Made once, for the search for a rate codes many levels."""
         return _alpha_blocks(self.picture)
 
-    def tiles(self, level: int) -> Iterator[tuple[NDArray[np.float32], int, tuple[int, int], Quantiser]]:
-        """For each tile what `prior.choose` needs besides the networks: y, level, size and quantiser."""
+    @property
+    def quick(self) -> PictureCoder:
+        """The same without refinement, for a search."""
+        return replace(self, effort=min(self.effort, min(ITERATIONS) - 1))
+
+    def tiles(self, level: int) -> Iterator[tuple[Floats, int, tuple[int, int], Quantiser, Floats | None]]:
+        """For each tile what `prior.choose` needs besides the networks: y, level, size, quantiser, and z if refined."""
         height, width = self.picture.samples.shape[:2]
-        quantiser = round_to_nearest if self.effort == 1 else rate_aware
+        quantiser = rate_aware if 1 < self.effort < min(ITERATIONS) else round_to_nearest
         y = self.runtime.analyse(self.x, level)
         for box in boxes(height, width, _tile_px(height, width)):
-            rows, columns = box.slices(64)
-            part = y[:, 4 * rows.start : 4 * rows.stop, 4 * columns.start : 4 * columns.stop]
-            yield np.ascontiguousarray(part), level, (box.height, box.width), quantiser
+            window = window_around(self.x, y, (height, width), box, HALO_PX)
+            part, z = np.ascontiguousarray(window.y[(slice(None), *window.inner)]), None
+            if self.effort in ITERATIONS:
+                z = self.runtime.hyper_analyse(part)
+                part, z = _refine()(self.runtime.bundle, window, z, level, ITERATIONS[self.effort])
+            yield part, level, (box.height, box.width), quantiser, z
 
     def psnr_db(self, data: bytes) -> float:
         """PSNR of what a file of this picture decodes to."""
