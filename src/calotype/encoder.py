@@ -14,12 +14,12 @@ from calotype import container, lossless, pixels
 from calotype.bundle import Bundle
 from calotype.container import Coding, Header
 from calotype.decoder import develop
-from calotype.errors import InputError, OptionError
+from calotype.errors import InputError
 from calotype.pixels import Picture, Samples
-from calotype.prior import encode_tile
-from calotype.quantise import Quantiser, rate_aware, round_to_nearest
-from calotype.runtime import HALO_PX, Runtime
-from calotype.tiling import Floats, Window, boxes, padded, window_around
+from calotype.prior import Chosen, words_of
+from calotype.runtime import Runtime
+from calotype.search import Task, search
+from calotype.tiling import boxes, padded
 from calotype.wire import pack_varint
 
 TILE_PX = 512
@@ -31,9 +31,7 @@ SMALL_PIXELS = 64 * 64
 POOR_DB = 3.0
 """Learned coding is poor if it stays this much under what the model reaches on photographs at the same level."""
 WORTH_TIMES = 3
-
-ITERATIONS = {7: 20, 8: 60, 9: 200}
-"""Steps of the refinement at the efforts that refine."""
+QUICK_EFFORT = 2
 
 
 def _tile_px(height: int, width: int) -> int:
@@ -69,18 +67,6 @@ def encode_lossless(picture: Picture, effort: int) -> bytes:
     return _pack(picture, None, _alpha_blocks(picture), tiles)
 
 
-def _refine() -> Callable[[Bundle, Window, Floats, int, int], tuple[Floats, Floats]]:
-    """The only way from here to PyTorch."""
-    try:
-        from calotype.learn.refine import refine
-    except ModuleNotFoundError as error:
-        raise OptionError(
-            f"efforts {min(ITERATIONS)} to {max(ITERATIONS)} refine by gradient descent and need {error.name}: "
-            'pip install "calotype[learn]", or use a lower effort'
-        ) from error
-    return refine
-
-
 @dataclass(frozen=True)
 class PictureCoder:
     """A picture ready to be coded at any level."""
@@ -102,8 +88,15 @@ class PictureCoder:
 
     def at_level(self, level: int) -> bytes:
         """The file at a level."""
-        tiles = [encode_tile(self.runtime, *tile) for tile in self.tiles(level)]
+        tiles = [words_of(self.runtime, chosen) for chosen in self.chosen(level)]
         return _pack(self.picture, Coding(self.runtime.bundle.id, 0, level), self._alpha_blocks, tiles)
+
+    def chosen(self, level: int) -> Iterator[Chosen]:
+        """What is coded of each tile at a level."""
+        height, width = self.picture.samples.shape[:2]
+        grid = list(boxes(height, width, _tile_px(height, width)))
+        y = self.runtime.analyse(self.x, level)
+        return search(Task(self.runtime, self.x, (height, width), grid, level, y), self.effort)
 
     @cached_property
     def _alpha_blocks(self) -> list[bytes] | None:
@@ -112,21 +105,8 @@ class PictureCoder:
 
     @property
     def quick(self) -> PictureCoder:
-        """The same without refinement, for a search."""
-        return replace(self, effort=min(self.effort, min(ITERATIONS) - 1))
-
-    def tiles(self, level: int) -> Iterator[tuple[Floats, int, tuple[int, int], Quantiser, Floats | None]]:
-        """For each tile what `prior.choose` needs besides the networks: y, level, size, quantiser, and z if refined."""
-        height, width = self.picture.samples.shape[:2]
-        quantiser = rate_aware if 1 < self.effort < min(ITERATIONS) else round_to_nearest
-        y = self.runtime.analyse(self.x, level)
-        for box in boxes(height, width, _tile_px(height, width)):
-            window = window_around(self.x, y, (height, width), box, HALO_PX)
-            part, z = np.ascontiguousarray(window.y[(slice(None), *window.inner)]), None
-            if self.effort in ITERATIONS:
-                z = self.runtime.hyper_analyse(part)
-                part, z = _refine()(self.runtime.bundle, window, z, level, ITERATIONS[self.effort])
-            yield part, level, (box.height, box.width), quantiser, z
+        """The same without a search for better latents, to find a level with."""
+        return replace(self, effort=min(self.effort, QUICK_EFFORT))
 
     def psnr_db(self, data: bytes) -> float:
         """PSNR of what a file of this picture decodes to."""

@@ -115,16 +115,8 @@ def choose(
     return Chosen(Latents(z_hat, y8), parts)
 
 
-def encode_tile(
-    runtime: Runtime,
-    y: NDArray[np.float32],
-    level: int,
-    size_px: tuple[int, int],
-    quantiser: Quantiser,
-    z: NDArray[np.float32] | None = None,
-) -> bytes:
-    """Latents' checksum and words of a tile. Arguments as of `choose`."""
-    chosen = choose(runtime, y, level, size_px, quantiser, z)
+def words_of(runtime: Runtime, chosen: Chosen) -> bytes:
+    """Latents' checksum and words of a tile."""
     encoder = Encoder(runtime.bundle.tables)
     for symbols, index in reversed(chosen.parts):
         encoder.push(symbols, index)
@@ -132,7 +124,7 @@ def encode_tile(
 
 
 def decode_tile(runtime: Runtime, data: memoryview, level: int, size_px: tuple[int, int]) -> Latents:
-    """What `encode_tile` put into words.
+    """What `words_of` put into words.
 
     Raises:
         DamagedFile: If the words break a rule.

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calotype.bundle import Bundle
+from calotype.coding import Tables
 from calotype.learn.dyadic import STREAM_BITS
 from calotype.learn.model import Codec, lambda_of
-from calotype.learn.prior import bits, sigma_of
 from calotype.learn.restore import codec_of
 from calotype.quantise import BITS_PER_SQUARED_STEP
 from calotype.tiling import Window
@@ -53,6 +53,30 @@ def draw(v: Tensor, temperature: float, random: torch.Generator) -> Tensor:
     return v + (low + torch.softmax(logits / temperature, 0)[1] - v).detach()
 
 
+class Costs:
+    """What symbols cost in a bundle's tables, in bits, between the symbols as well: a broken line through them."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.limit = int(tables.radii.max()) + 1
+        self.last = len(tables.tables) - 1
+        symbols = np.arange(-self.limit, self.limit + 2, dtype=np.int32)
+        rows = [tables.cost_bits(symbols, np.full(symbols.shape, t, np.uint8)) for t in range(self.last + 1)]
+        self.bits = torch.from_numpy(np.stack(rows))
+
+    def __call__(self, v: Tensor, index: Tensor) -> Tensor:
+        """Bits of v with table index; the gradient by the index is the slope between the tables beside it."""
+        low = torch.floor(v.detach()).clamp(-self.limit, self.limit)
+        place, above, at = (low + self.limit).long(), v - low, index.detach().long()
+
+        def line(table: Tensor) -> Tensor:
+            flat, start = self.bits.flatten(), table * self.bits.shape[1] + place
+            return torch.lerp(flat[start], flat[start + 1], above)
+
+        before, after = (at - 1).clamp_min(0), (at + 1).clamp_max(self.last)
+        slope = ((line(after) - line(before)) / (after - before)).detach()
+        return line(at) + slope * (index - index.detach())
+
+
 class Objective:
     """What is minimised for a tile: bits, and the squared error at what it is worth at a level.
 
@@ -76,7 +100,8 @@ class Objective:
             return torch.from_numpy(array[level].astype(np.float32))[None, :, None, None]
 
         self.bias = row(bundle.level_bias) * 2.0**-STREAM_BITS
-        self.z_mean, self.z_sigma = row(bundle.z_offset), sigma_of(row(bundle.z_table))
+        self.z_mean, self.z_index = row(bundle.z_offset), row(bundle.z_table)
+        self.costs = Costs(bundle.tables)
         self.worth_bits = float(lambda_of(self.codec.arch, self.level)) * 255**2 / len(window.x)
 
     def __call__(self, y: Tensor, z: Tensor, rounded: Callable[[Tensor], Tensor]) -> Tensor:
@@ -85,7 +110,8 @@ class Objective:
         y_hat, mean, index = self.codec.predict(y, self.codec.h_s.biased(z_hat, self.bias), rounded)
         x_hat = self.codec.g_s(self.around + F.pad(y_hat, self.margins), self.level)
         error = x_hat[:, :, : self.x.shape[2], : self.x.shape[3]] - self.x
-        rate_bits = bits(z_hat - self.z_mean, self.z_sigma).sum() + bits(y_hat - mean, sigma_of(index)).sum()
+        z_bits = self.costs(z_hat - self.z_mean, self.z_index.expand_as(z_hat))
+        rate_bits = z_bits.sum() + self.costs(y_hat - mean, index).sum()
         return rate_bits + self.worth_bits * error.square().sum()
 
 
