@@ -101,7 +101,7 @@ def search(task: Task, effort: int) -> Iterator[Chosen]:
         return task.chosen(task.y, rate_aware if effort == 2 else round_to_nearest)
     best = _best(_corrections(task, effort))
     if effort in ITERATIONS:
-        best = _best(iter([best, _refined(task, best, ITERATIONS[effort])]))
+        best = _best(iter([best, *_refinements(task, best, ITERATIONS[effort])]))
     return iter(best.tiles)
 
 
@@ -122,8 +122,8 @@ def _corrections(task: Task, effort: int) -> Iterator[Attempt]:
         yield task.attempt(y, quantiser, z)
 
 
-def _refined(task: Task, best: Attempt, iterations: int) -> Attempt:
-    """An attempt whose y and z were refined by gradient, from a corrected y on."""
+def _refinements(task: Task, best: Attempt, iterations: int) -> Iterator[Attempt]:
+    """Attempts whose y and z were refined by gradient, from a corrected y on."""
     refine = _refine()
     y, z = task.corrected(best), list[Floats]()
     out = np.empty_like(y)
@@ -132,7 +132,8 @@ def _refined(task: Task, best: Attempt, iterations: int) -> Attempt:
             task.runtime.bundle, task.window(box, y), task.hyper(box), task.level, iterations
         )
         z.append(refined_z)
-    return task.attempt(out, round_to_nearest, z)
+    for quantiser in (rate_aware, round_to_nearest):
+        yield task.attempt(out, quantiser, z)
 
 
 def _refine() -> Callable[[Bundle, Window, Floats, int, int], tuple[Floats, Floats]]:

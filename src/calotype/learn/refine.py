@@ -135,15 +135,15 @@ def refine(bundle: Bundle, window: Window, z: Floats, level: int, iterations: in
     random = torch.Generator().manual_seed(SEED)
     y_part = np.ascontiguousarray(window.y[:, window.inner[0], window.inner[1]])
     y, z_ = (torch.tensor(v)[None].requires_grad_() for v in (y_part, z))
-    descents = torch.optim.SGD([y], lr=Y_RATE, momentum=MOMENTUM, nesterov=True), torch.optim.Adam([z_], lr=Z_RATE)
+    descents = [torch.optim.SGD([v], lr=Y_RATE, momentum=MOMENTUM, nesterov=True) for v in (y, z_)]
     warmest, coldest = TEMPERATURES
     for i in range(iterations):
         part = i / max(1, iterations - 1)
         temperature = warmest * (coldest / warmest) ** part
         fall = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * part)) / 2
         loss = objective(y, z_, lambda v, t=temperature: draw(v, t, random)) / CURVATURE
-        y.grad, z_.grad = torch.autograd.grad(loss, (y, z_))
-        y.grad.clamp_(-1, 1)
+        gradients = torch.autograd.grad(loss, (y, z_))
+        y.grad, z_.grad = (g.clamp(-1, 1) for g in gradients)
         for descent, rate in zip(descents, (Y_RATE, Z_RATE), strict=True):
             descent.param_groups[0]["lr"] = rate * fall
             descent.step()
