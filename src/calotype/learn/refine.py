@@ -31,7 +31,7 @@ Floats = NDArray[np.float32]
 
 CURVATURE = 2 * BITS_PER_SQUARED_STEP
 """The second derivative of the loss by an element of y, in bits, about."""
-Y_RATE, Z_RATE = 0.05, 0.02
+Y_RATE, Z_RATE = 0.05, 0.005
 MOMENTUM = 0.8
 LAST_RATE = 0.1
 """A cosine leads the step sizes from their start to this part of it."""
