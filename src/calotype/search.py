@@ -23,8 +23,9 @@ ROUNDS = {3: 1, 4: 2}
 """Corrections of y at an effort; more of them, and more weights, gained less than 0.05%."""
 WEIGHTS = {3: (BITS_PER_SQUARED_STEP,), 4: (BITS_PER_SQUARED_STEP, 60.0)}
 """What a squared error of one step is worth, in bits: what is tried at an effort."""
-ITERATIONS = {7: 20, 8: 60, 9: 200}
-"""Steps of the refinement at the efforts that refine by gradient."""
+REFINING_EFFORT = 7
+ITERATIONS = 20
+"""Steps of the refinement by gradient, from that effort on; with 60 it drifted off and nothing was left of the gain."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ def search(task: Task, effort: int) -> Iterator[Chosen]:
     if effort <= 2:
         return task.chosen(task.y, rate_aware if effort == 2 else round_to_nearest)
     best = _best(_corrections(task, effort))
-    if effort in ITERATIONS:
-        best = _best(iter([best, *_refinements(task, best, ITERATIONS[effort])]))
+    if effort >= REFINING_EFFORT:
+        best = _best(iter([best, *_refinements(task, best)]))
     return iter(best.tiles)
 
 
@@ -123,14 +124,14 @@ def _corrections(task: Task, effort: int) -> Iterator[Attempt]:
         yield task.attempt(y, quantiser, z)
 
 
-def _refinements(task: Task, best: Attempt, iterations: int) -> Iterator[Attempt]:
+def _refinements(task: Task, best: Attempt) -> Iterator[Attempt]:
     """Attempts whose y and z were refined by gradient, from a corrected y on."""
     refine = _refine()
     y, z = task.corrected(best), list[Floats]()
     out = np.empty_like(y)
     for box in task.boxes:
         out[_place(box)], refined_z = refine(
-            task.runtime.bundle, task.window(box, y), task.hyper(box), task.level, iterations
+            task.runtime.bundle, task.window(box, y), task.hyper(box), task.level, ITERATIONS
         )
         z.append(refined_z)
     for quantiser in (rate_aware, round_to_nearest):
@@ -143,7 +144,7 @@ def _refine() -> Callable[[Bundle, Window, Floats, int, int], tuple[Floats, Floa
         from calotype.learn.refine import refine
     except ModuleNotFoundError as error:
         raise OptionError(
-            f"efforts {min(ITERATIONS)} to {max(ITERATIONS)} refine by gradient descent and need {error.name}: "
+            f"efforts from {REFINING_EFFORT} on refine by gradient descent and need {error.name}: "
             'pip install "calotype[learn]", or use a lower effort'
         ) from error
     return refine
