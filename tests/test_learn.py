@@ -19,7 +19,7 @@ from calotype.learn.model import Codec
 from calotype.learn.muon import orthogonalise
 from calotype.learn.start import start_as_transform
 from calotype.learn.train import Objective
-from calotype.prior import encode_tile, places_of, step_of
+from calotype.prior import choose, places_of, step_of, words_of
 from calotype.quantise import round_to_nearest
 from calotype.runtime import Runtime
 
@@ -146,7 +146,7 @@ def test_real_bits_are_the_estimated_ones(pictures: list[torch.Tensor], crops: C
         with torch.no_grad():
             coded = codec(x, torch.tensor([level]))
             y = codec.g_a(x, torch.tensor([level]))[0].numpy()
-        words = encode_tile(runtime, y, level, (256, 256), round_to_nearest)
+        words = words_of(runtime, choose(runtime, y, level, (256, 256), round_to_nearest))
         assert 8 * len(words) == pytest.approx(float(coded.y_bits + coded.z_bits), rel=0.005)
 
 

@@ -32,7 +32,13 @@ _GRAPH = re.compile(r"[a-z0-9_]+\.onnx")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle says of itself. `curve` is (level, PSNR on photographs); `card` holds all of it."""
+    """What a bundle says of itself.
+
+    Attributes:
+        curve: Levels, and the PSNR of each on photographs.
+        lambdas: The weight of the distortion at the lowest and the highest level.
+        card: All of it.
+    """
 
     name: str
     version: str
@@ -46,12 +52,18 @@ class Manifest:
     preview: str
     decoding: tuple[str, ...]
     curve: tuple[tuple[int, float], ...]
+    lambdas: tuple[float, float]
     card: dict[str, Any]
 
     @property
     def step_graphs(self) -> list[str]:
         """Names of the graphs of the prior's steps."""
         return [f"step_{t}.onnx" for t in range(self.steps)]
+
+    def lambda_of(self, level: int) -> float:
+        """The weight of the distortion that a level was trained with: log-spaced."""
+        low, high = self.lambdas
+        return low * (high / low) ** (level / (LEVELS - 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +162,7 @@ def _parse_manifest(path: Path, raw: bytes) -> Manifest:
         card = json.loads(raw)
         if card["format"] != FORMAT:
             raise InvalidModel(f"{path}: bundle format {card['format']}; this version knows {FORMAT}: update calotype")
+        trained = card.get("architecture", {})
         return Manifest(
             name=str(card["name"]),
             version=str(card["version"]),
@@ -163,6 +176,7 @@ def _parse_manifest(path: Path, raw: bytes) -> Manifest:
             preview=str(card["preview"]),
             decoding=tuple(map(str, card["decoding"])),
             curve=tuple((_whole(p, "level"), float(p["psnr_db"])) for p in card.get("curve", [])),
+            lambdas=(float(trained.get("lambda_min", 0.0005)), float(trained.get("lambda_max", 0.5))),
             card=card,
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:

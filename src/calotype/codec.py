@@ -121,14 +121,15 @@ def encode(
         size: Bytes of the file, at most.
         psnr: Decibels, at least.
         lossless: Keep every sample.
-        effort: 1 (fastest) to 9 (smallest). 1 rounds; from 2 on symbols are chosen by rate and distortion. Lossless
-            pictures use efforts up to 6.
+        effort: 1 (fastest) to 9 (smallest). 1 rounds, 2 chooses symbols by rate and distortion, 3 and 4 (and 5
+            and 6, which equal 4) correct the latents by what decoding would lose, 7 (and 8, 9) refines them by gradient
+            descent and needs the extra `learn`. Decoding stays the same. Lossless pictures use efforts up to 6.
         model: Name or path of a model, or the model itself; `photo` if not given.
         strip: Drop EXIF, ICC and XMP, and apply the orientation.
 
     Raises:
         InputError: If the picture cannot be encoded, or the rate not be met.
-        OptionError: If an option is out of range or options exclude each other.
+        OptionError: If an option is out of range, options exclude each other, or effort needs what is not installed.
         ModelError: If the model cannot be used.
     """
     rates = {"quality": quality, "bpp": bpp, "size": size, "psnr": psnr}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,9 +16,9 @@ from calotype.container import Coding, Header
 from calotype.decoder import develop
 from calotype.errors import InputError
 from calotype.pixels import Picture, Samples
-from calotype.prior import encode_tile
-from calotype.quantise import Quantiser, rate_aware, round_to_nearest
+from calotype.prior import Chosen, words_of
 from calotype.runtime import Runtime
+from calotype.search import Task, search
 from calotype.tiling import boxes, padded
 from calotype.wire import pack_varint
 
@@ -31,6 +31,7 @@ SMALL_PIXELS = 64 * 64
 POOR_DB = 3.0
 """Learned coding is poor if it stays this much under what the model reaches on photographs at the same level."""
 WORTH_TIMES = 3
+QUICK_EFFORT = 2
 
 
 def _tile_px(height: int, width: int) -> int:
@@ -87,23 +88,25 @@ class PictureCoder:
 
     def at_level(self, level: int) -> bytes:
         """The file at a level."""
-        tiles = [encode_tile(self.runtime, *tile) for tile in self.tiles(level)]
+        tiles = [words_of(self.runtime, chosen) for chosen in self.chosen(level)]
         return _pack(self.picture, Coding(self.runtime.bundle.id, 0, level), self._alpha_blocks, tiles)
+
+    def chosen(self, level: int) -> Iterator[Chosen]:
+        """What is coded of each tile at a level."""
+        height, width = self.picture.samples.shape[:2]
+        grid = list(boxes(height, width, _tile_px(height, width)))
+        y = self.runtime.analyse(self.x, level)
+        return search(Task(self.runtime, self.x, (height, width), grid, level, y), self.effort)
 
     @cached_property
     def _alpha_blocks(self) -> list[bytes] | None:
         """Made once, for the search for a rate codes many levels."""
         return _alpha_blocks(self.picture)
 
-    def tiles(self, level: int) -> Iterator[tuple[NDArray[np.float32], int, tuple[int, int], Quantiser]]:
-        """For each tile what `prior.choose` needs besides the networks: y, level, size and quantiser."""
-        height, width = self.picture.samples.shape[:2]
-        quantiser = round_to_nearest if self.effort == 1 else rate_aware
-        y = self.runtime.analyse(self.x, level)
-        for box in boxes(height, width, _tile_px(height, width)):
-            rows, columns = box.slices(64)
-            part = y[:, 4 * rows.start : 4 * rows.stop, 4 * columns.start : 4 * columns.stop]
-            yield np.ascontiguousarray(part), level, (box.height, box.width), quantiser
+    @property
+    def quick(self) -> PictureCoder:
+        """The same without a search for better latents, to find a level with."""
+        return replace(self, effort=min(self.effort, QUICK_EFFORT))
 
     def psnr_db(self, data: bytes) -> float:
         """PSNR of what a file of this picture decodes to."""

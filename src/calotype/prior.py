@@ -79,7 +79,12 @@ class Chosen:
 
 
 def choose(
-    runtime: Runtime, y: NDArray[np.float32], level: int, size_px: tuple[int, int], quantiser: Quantiser
+    runtime: Runtime,
+    y: NDArray[np.float32],
+    level: int,
+    size_px: tuple[int, int],
+    quantiser: Quantiser,
+    z: NDArray[np.float32] | None = None,
 ) -> Chosen:
     """Choose the symbols of a tile.
 
@@ -89,12 +94,14 @@ def choose(
         level: 0..255.
         size_px: Height and width of the tile.
         quantiser: Chooses symbols for residuals.
+        z: The hyper-latent (k, a, b), not yet rounded; that of the hyper-analysis if not given.
     """
     tables = runtime.bundle.tables
-    z = np.clip(np.rint(runtime.hyper_analyse(y)), -Z_LIMIT, Z_LIMIT).astype(np.int16)
-    z_index, z_offset = _z_tables(runtime, level, z.shape)
-    parts = [((z - z_offset).astype(np.int32).ravel(), z_index)]
-    features = runtime.features(z, level)
+    z = runtime.hyper_analyse(y) if z is None else z
+    z_hat = np.clip(np.rint(z), -Z_LIMIT, Z_LIMIT).astype(np.int16)
+    z_index, z_offset = _z_tables(runtime, level, z_hat.shape)
+    parts = [((z_hat - z_offset).astype(np.int32).ravel(), z_index)]
+    features = runtime.features(z_hat, level)
     y8 = np.zeros(y.shape, np.int32)
     steps = runtime.bundle.manifest.steps
     for t, places in enumerate(places_of(steps, *y.shape, *size_px)):
@@ -105,14 +112,11 @@ def choose(
         np.copyto(y8, mean, where=step_of(steps, *y.shape) == t)
         y8.ravel()[places] += 8 * symbols
         parts.append((symbols, chosen))
-    return Chosen(Latents(z, y8), parts)
+    return Chosen(Latents(z_hat, y8), parts)
 
 
-def encode_tile(
-    runtime: Runtime, y: NDArray[np.float32], level: int, size_px: tuple[int, int], quantiser: Quantiser
-) -> bytes:
-    """Latents' checksum and words of a tile. Arguments as of `choose`."""
-    chosen = choose(runtime, y, level, size_px, quantiser)
+def words_of(runtime: Runtime, chosen: Chosen) -> bytes:
+    """Latents' checksum and words of a tile."""
     encoder = Encoder(runtime.bundle.tables)
     for symbols, index in reversed(chosen.parts):
         encoder.push(symbols, index)
@@ -120,7 +124,7 @@ def encode_tile(
 
 
 def decode_tile(runtime: Runtime, data: memoryview, level: int, size_px: tuple[int, int]) -> Latents:
-    """What `encode_tile` put into words.
+    """What `words_of` put into words.
 
     Raises:
         DamagedFile: If the words break a rule.

@@ -23,7 +23,12 @@ def round_to_nearest(residual: NDArray[np.float32], index: NDArray[np.uint8], ta
     return np.rint(residual).astype(np.int32)
 
 
-def rate_aware(residual: NDArray[np.float32], index: NDArray[np.uint8], tables: Tables) -> Ints:
+def rate_aware(
+    residual: NDArray[np.float32],
+    index: NDArray[np.uint8],
+    tables: Tables,
+    bits_per_squared_step: float = BITS_PER_SQUARED_STEP,
+) -> Ints:
     """Takes the neighbour nearer to zero wherever the bits it saves outweigh the squared error it adds."""
     nearest = np.rint(residual).astype(np.int32)
     places = np.flatnonzero(nearest)
@@ -31,5 +36,5 @@ def rate_aware(residual: NDArray[np.float32], index: NDArray[np.uint8], tables: 
     smaller = q - np.sign(q)
     saved_bits = tables.cost_bits(q, table) - tables.cost_bits(smaller, table)
     added_error = (r - smaller) ** 2 - (r - q) ** 2
-    nearest[places] = np.where(saved_bits > BITS_PER_SQUARED_STEP * added_error, smaller, q)
+    nearest[places] = np.where(saved_bits > bits_per_squared_step * added_error, smaller, q)
     return nearest

@@ -9,6 +9,9 @@ from calotype.container import TOP_LEVEL
 from calotype.encoder import PictureCoder
 from calotype.errors import InputError
 
+MOST_REFINED = 3
+"""So many levels a slow coder tries."""
+
 
 def _first_level(good: Callable[[int], bool]) -> int | None:
     """The lowest level that is good, where all above a good one are; None if none is."""
@@ -19,17 +22,45 @@ def _first_level(good: Callable[[int], bool]) -> int | None:
     return low if low <= TOP_LEVEL else None
 
 
+def _refined(
+    coder: PictureCoder, level: int, allowed: Callable[[bytes], bool], corrected: Callable[[int, bytes], int]
+) -> bytes | None:
+    """The file nearest to a limit, of a coder that is too slow to search with; None if none keeps within it.
+
+    Args:
+        coder: The slow coder.
+        level: Where a search with the quick one ended.
+        allowed: Whether a file keeps the limit.
+        corrected: The level that would meet the limit, if the quick coder's files at all levels differed from the
+            slow one's as they do at this level.
+    """
+    best: bytes | None = None
+    tried = set[int]()
+    while level not in tried and len(tried) < MOST_REFINED:
+        tried.add(level)
+        data = coder.at_level(level)
+        best = data if allowed(data) else best
+        level = corrected(level, data)
+    return best
+
+
 def within_size(coder: PictureCoder, size_bytes: int) -> bytes:
     """The file of the highest level that has at most `size_bytes` bytes."""
+    at = cache(coder.quick.at_level)
 
-    @cache
-    def at(level: int) -> bytes:
-        return coder.at_level(level)
+    def highest(limit_bytes: float) -> int:
+        too_large = _first_level(lambda level: len(at(level)) > limit_bytes)
+        return TOP_LEVEL if too_large is None else max(0, too_large - 1)
 
-    too_large = _first_level(lambda level: len(at(level)) > size_bytes)
-    if too_large == 0:
+    def corrected(level: int, data: bytes) -> int:
+        return highest(size_bytes * len(at(level)) / len(data))
+
+    level = highest(size_bytes)
+    if len(at(level)) > size_bytes:
         raise InputError(f"size {size_bytes}: the smallest file of this picture has {len(at(0))} bytes")
-    return at(TOP_LEVEL if too_large is None else too_large - 1)
+    if coder.effort == coder.quick.effort:
+        return at(level)
+    return _refined(coder, level, lambda data: len(data) <= size_bytes, corrected) or at(level)
 
 
 def reaching_psnr(coder: PictureCoder, psnr_db: float) -> bytes:
@@ -37,10 +68,19 @@ def reaching_psnr(coder: PictureCoder, psnr_db: float) -> bytes:
 
     @cache
     def at(level: int) -> tuple[bytes, float]:
-        data = coder.at_level(level)
+        data = coder.quick.at_level(level)
         return data, coder.psnr_db(data)
 
-    level = _first_level(lambda level: at(level)[1] >= psnr_db)
+    def lowest(target_db: float) -> int | None:
+        return _first_level(lambda level: at(level)[1] >= target_db)
+
+    def corrected(level: int, data: bytes) -> int:
+        better = lowest(psnr_db + at(level)[1] - coder.psnr_db(data))
+        return TOP_LEVEL if better is None else better
+
+    level = lowest(psnr_db)
     if level is None:
         raise InputError(f"psnr {psnr_db} dB: this picture reaches {at(TOP_LEVEL)[1]:.2f} dB; use lossless")
-    return at(level)[0]
+    if coder.effort == coder.quick.effort:
+        return at(level)[0]
+    return _refined(coder, level, lambda data: coder.psnr_db(data) >= psnr_db, corrected) or at(level)[0]

@@ -26,6 +26,32 @@ class Box:
         return rows, slice(self.left // scale, self.left // scale + -(-self.width // scale))
 
 
+@dataclass(frozen=True)
+class Window:
+    """A tile's part of a picture, with what surrounds it as far as it matters.
+
+    Attributes:
+        x: The pixels (c, h, w), without padding.
+        y: Their latent (m, h/16, w/16), with padding.
+        inner: Where the tile lies in y.
+    """
+
+    x: Floats
+    y: Floats
+    inner: tuple[slice, slice]
+
+
+def window_around(x: Floats, y: Floats, size_px: tuple[int, int], tile: Box, halo_px: int) -> Window:
+    """A tile with `halo_px` pixels, a multiple of 16, around it, of a padded picture x of `size_px` without padding."""
+    top, left = max(0, tile.top - halo_px), max(0, tile.left - halo_px)
+    bottom = min(x.shape[1], tile.top + padded(tile.height) + halo_px)
+    right = min(x.shape[2], tile.left + padded(tile.width) + halo_px)
+    seen = Box(top, left, bottom - top, right - left)
+    inner = Box(tile.top - top, tile.left - left, padded(tile.height), padded(tile.width))
+    pixels = x[:, top : min(bottom, size_px[0]), left : min(right, size_px[1])]
+    return Window(np.ascontiguousarray(pixels), y[(slice(None), *seen.slices(16))], inner.slices(16))
+
+
 def boxes(height: int, width: int, tile_px: int) -> Iterator[Box]:
     """The tiles of a picture in raster order."""
     for top in range(0, height, tile_px):

@@ -84,11 +84,14 @@ def _outcomes(jobs: list[Job], work: Callable[[Job], Made], threads: int) -> Ite
 def _progress(
     jobs: list[Job], outcomes: Iterator[tuple[Job, Made | BaseException]], quiet: bool
 ) -> Iterator[tuple[Job, Made | BaseException]]:
-    """The same outcomes, with a bar while they come if a person watches."""
-    if quiet or len(jobs) < 2 or not sys.stderr.isatty():
+    """The same outcomes, with a bar (of one: a spinner) while they come if a person watches."""
+    if quiet or not sys.stderr.isatty():
         yield from outcomes
-        return
-    yield from track(outcomes, "", total=len(jobs), console=STDERR, transient=True)
+    elif len(jobs) == 1:
+        with STDERR.status(shown(jobs[0].source)):
+            yield from outcomes
+    else:
+        yield from track(outcomes, "", total=len(jobs), console=STDERR, transient=True)
 
 
 def _facts(made: Made) -> str:

@@ -54,7 +54,7 @@ def encode(
     psnr: Annotated[float | None, typer.Option(min=0, help="Fidelity to reach, in dB.")] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit of every pixel.")] = False,
     effort: Annotated[
-        int, typer.Option("-e", "--effort", min=1, max=9, help="More is slower, smaller.")
+        int, typer.Option("-e", "--effort", min=1, max=9, help="More is slower, smaller; 7 to 9 need calotype[learn].")
     ] = DEFAULT_EFFORT,
     model: Annotated[
         str | None, typer.Option("-m", "--model", metavar="NAME|PATH", help="An installed model, or a model file.")

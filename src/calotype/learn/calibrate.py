@@ -16,7 +16,6 @@ from calotype.codec import DEFAULT_EFFORT
 from calotype.coding import PRECISION_BITS
 from calotype.encoder import PictureCoder
 from calotype.pixels import from_image
-from calotype.prior import choose
 from calotype.runtime import Runtime
 
 ASSUMED_SYMBOLS = 2000
@@ -31,8 +30,8 @@ def count_symbols(runtime: Runtime, pictures: Sequence[Image.Image], levels: Seq
     counts = [np.zeros(len(table.frequencies), np.int64) for table in tables.tables]
     for picture in pictures:
         coder = PictureCoder.of(from_image(picture, strip=True), runtime, DEFAULT_EFFORT)
-        for tile in (tile for level in levels for tile in coder.tiles(level)):
-            for symbols, index in choose(runtime, *tile).parts:
+        for tile in (tile for level in levels for tile in coder.chosen(level)):
+            for symbols, index in tile.parts:
                 for t in np.unique(index):
                     radius = tables.tables[t].radius
                     part = symbols[index == t]

@@ -75,16 +75,6 @@ class DyadicConv(nn.Module):
         b = (self.bias.detach() * 2.0 ** (s + self.in_bits)).round().clamp(-BIAS_LIMIT, BIAS_LIMIT)
         return k.reshape(self.weight.shape), b, s
 
-    def split(self, at: int) -> tuple[DyadicConv, DyadicConv]:
-        """Two layers that make the outputs before and from `at`; of a 1x1 convolution."""
-        parts: list[DyadicConv] = []
-        for rows in (slice(at), slice(at, None)):
-            weight, bias = self.weight.detach()[rows], self.bias.detach()[rows]
-            part = DyadicConv(weight.shape[1], len(weight), self.in_bits, self.in_limit)
-            part.weight, part.bias = nn.Parameter(weight), nn.Parameter(bias)
-            parts.append(part)
-        return parts[0], parts[1]
-
     def forward(self, x: Tensor) -> Tensor:
         k, b, s = self.integers()
         scale = 2.0**-s

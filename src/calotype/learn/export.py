@@ -74,7 +74,7 @@ def _features(g: Graph, x: str, net: Analysis | Synthesis, level: str) -> str:
     half = len(net.blocks) // 2
     for i, block in enumerate(net.blocks):
         if i == half:
-            x = g.op("Mul", x, g.by_level(net.feature_gain.table().exp(), level))
+            x = g.op("Mul", x, g.gain(net.feature_gain, level))
         x = g.block(x, block)  # type: ignore[arg-type]
     return x
 
@@ -85,20 +85,20 @@ def _level_input(g: Graph) -> str:
 
 def analysis_graph(net: Analysis, channels: int) -> bytes:
     """g_a: x, level -> y."""
-    g = Graph("g_a")
+    g = Graph("g_a", net)
     x, level = g.input("x", [1, channels, "h", "w"]), _level_input(g)
     direct = g.strided(x, net.shortcut, 16)
     x = _features(g, g.strided(x, net.stem, 8), net, level)
     y = g.op("Add", g.strided(x, net.down, 2), direct)
-    y = g.op("Mul", y, g.by_level(net.gain.table().exp(), level))
+    y = g.op("Mul", y, g.gain(net.gain, level))
     return g.serialise((g.rename(y, "y"), [1, len(net.down.weight), "h16", "w16"]))
 
 
 def synthesis_graph(net: Synthesis, channels: int) -> bytes:
     """g_s: y, level -> x."""
-    g = Graph("g_s")
+    g = Graph("g_s", net)
     y, level = g.input("y", [1, net.up.weight.shape[1], "h", "w"]), _level_input(g)
-    y = g.op("Mul", y, g.by_level(net.gain.table().exp(), level))
+    y = g.op("Mul", y, g.gain(net.gain, level))
     x = _features(g, g.shuffle(g.linear(y, net.up), 2), net, level)
     x = g.op("Add", g.shuffle(g.linear(x, net.head), 8), g.shuffle(g.linear(y, net.shortcut), 16))
     return g.serialise((g.rename(x, "x"), [1, channels, "h16", "w16"]))
@@ -112,16 +112,16 @@ def preview_graph(net: Synthesis, channels: int) -> bytes:
     fold = np.einsum("cw,wsm->cm", head, up.reshape(head.shape[1], 4, -1)) / 4 + direct
     offset = head @ numpy_of(net.up.bias).reshape(-1, 4).mean(1)
     offset += sum(numpy_of(layer.bias).reshape(channels, -1).mean(1) for layer in (net.head, net.shortcut))
-    g = Graph("preview")
+    g = Graph("preview", net)
     y, level = g.input("y", [1, up.shape[1], "h", "w"]), _level_input(g)
-    scaled = g.op("Mul", y, g.by_level(net.gain.table().exp(), level))
-    x = g.conv(scaled, fold[:, :, None, None].astype(np.float32), offset)
+    scaled = g.op("Mul", y, g.gain(net.gain, level))
+    x = g.conv(scaled, "fold", fold[:, :, None, None].astype(np.float32), offset)
     return g.serialise((g.rename(x, "x"), [1, channels, "h", "w"]))
 
 
 def hyper_analysis_graph(net: HyperAnalysis) -> bytes:
     """h_a: y -> z."""
-    g = Graph("h_a")
+    g = Graph("h_a", net)
     y = g.input("y", [1, net.stem.weight.shape[1], "h", "w"])
     magnitude = g.op("Log", g.op("Add", g.op("Abs", y), g.constant(1.0)))
     x = g.block(g.linear(g.op("Mul", g.op("Sign", y), magnitude), net.stem), net.first)
@@ -133,7 +133,7 @@ def hyper_analysis_graph(net: HyperAnalysis) -> bytes:
 def hyper_synthesis_graph(net: HyperSynthesis) -> bytes:
     """h_s: z, level_bias -> features, all integers."""
     width, channels = net.stem.weight.shape
-    g = Graph("h_s")
+    g = Graph("h_s", net)
     z = g.clip(g.input("z", [1, channels, "a", "b"]), -Z_LIMIT, Z_LIMIT)
     bias = g.clip(g.input("level_bias", [1, width, 1, 1]), -512, 511)
     r = g.stream(g.op("Add", g.dyadic(z, net.stem, STREAM_BITS), bias))
@@ -155,13 +155,13 @@ def step_graph(net: StepPrior, name: str) -> bytes:
     """A step: features (and known, in eighths) -> mean in eighths, index."""
     rows, width = net.head.weight.shape
     m = rows // 2
-    g = Graph(name)
+    g = Graph(name, net)
     r = g.clip(g.input("features", [1, width, "h", "w"]), -512, 511)
     if net.known is not None:
         r = g.stream(g.op("Add", r, g.dyadic(_planes(g, m), net.known, STREAM_BITS)))
     for block in net.blocks:
         r = g.dyadic_block(r, block)  # type: ignore[arg-type]
-    mean, index = (g.dyadic(r, part, prior.MEAN_BITS) for part in net.head.split(m))
+    mean, index = (g.dyadic(r, net.head, prior.MEAN_BITS, half) for half in (0, 1))
     mean = g.floor_clip(mean, -prior.MEAN_LIMIT, prior.MEAN_LIMIT)
     index = g.floor_clip(index, 0, prior.SIGMA_COUNT - 1)
     return g.serialise((g.rename(mean, "mean"), [1, m, "h", "w"]), (g.rename(index, "index"), [1, m, "h", "w"]))
@@ -180,6 +180,7 @@ def manifest(codec: Codec, card: dict[str, Any], decoding: list[str]) -> bytes:
         "heads": [{"name": "psnr", "graph": "g_s.onnx"}],
         "preview": "preview.onnx",
         "decoding": decoding,
+        "architecture": asdict(arch),
     }
     return json.dumps({**card, **needed}, indent=1).encode()
 
@@ -240,7 +241,7 @@ def export(
     """
     codec = Codec(config.architecture)
     codec.load_state_dict(weights)
-    card = {**config.card, "architecture": asdict(config.architecture), "recipe": asdict(config.recipe)}
+    card = {**config.card, "recipe": asdict(config.recipe)}
     tables = family()
     content, proof = members(codec.eval(), card, tables)
     with TemporaryDirectory() as folder:  # a bundle must exist before it can be calibrated and measured

@@ -7,27 +7,35 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor
+from torch import nn
 
 from calotype.learn.dyadic import ACTIVATION_BITS, ACTIVATION_LIMIT, STREAM_BITS, STREAM_LIMIT, DyadicBlock, DyadicConv
-from calotype.learn.transforms import Block, Linear1x1
+from calotype.learn.transforms import Block, LevelVector, Linear1x1
 from calotype.proof import OPSET
 
 IR_VERSION = 8
+PLAIN = (1.0, 1.0)
+BLOCK_SCALES = {"a": (4.0, 4.0), "b": (0.25, 1.0), "c": PLAIN, "d": (4.0, 4.0), "e": (0.25, 1.0)}
+"""What weight and bias of a block's layers are stored times: x sigmoid(4x) is u sigmoid(u) / 4 with u = 4x."""
 
 
-def numpy_of(tensor: Tensor) -> NDArray[np.float32]:
+def numpy_of(tensor: torch.Tensor) -> NDArray[np.float32]:
     """A tensor's values."""
     return tensor.detach().cpu().float().numpy()
 
 
 class Graph:
-    """A graph under construction. Methods take and return names of tensors."""
+    """A graph under construction. Methods take and return names of tensors.
 
-    def __init__(self, name: str) -> None:
+    Constants are named after the layers of `net` that they come from, so that `restore` finds them.
+    """
+
+    def __init__(self, name: str, net: nn.Module) -> None:
         self.name = name
+        self._layers = {id(layer): path for path, layer in net.named_modules()}
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -38,10 +46,10 @@ class Graph:
         self._inputs.append(helper.make_tensor_value_info(name, dtype, shape))
         return name
 
-    def constant(self, value: NDArray[Any] | float) -> str:
+    def constant(self, value: NDArray[Any] | float, name: str | None = None) -> str:
         """A stored tensor."""
         tensor = numpy_helper.from_array(np.array(value, np.float32) if isinstance(value, (int, float)) else value)
-        tensor.name = f"c{len(self._constants)}"
+        tensor.name = name or f"c{len(self._constants)}"
         self._constants[tensor.name] = tensor
         return tensor.name
 
@@ -52,9 +60,9 @@ class Graph:
         self._nodes.append(helper.make_node(kind, list(inputs), [output], name=output, **attributes))
         return output
 
-    def half(self, value: NDArray[Any]) -> str:
+    def half(self, value: NDArray[Any], name: str) -> str:
         """A constant stored in float16, cast where it is used."""
-        return self.op("Cast", self.constant(value.astype(np.float16)), to=TensorProto.FLOAT)
+        return self.op("Cast", self.constant(value.astype(np.float16), name), to=TensorProto.FLOAT)
 
     def rename(self, tensor: str, name: str) -> str:
         """Give an output of the graph its name."""
@@ -73,19 +81,20 @@ class Graph:
 
     # --- float layers -------------------------------------------------------------------------------------------
 
-    def conv(self, x: str, weight: NDArray[Any], bias: NDArray[Any], **attributes: Any) -> str:
+    def conv(self, x: str, name: str, weight: NDArray[Any], bias: NDArray[Any], **attributes: Any) -> str:
         """A convolution with float16 weights and a float32 bias."""
-        return self.op("Conv", x, self.half(weight), self.constant(bias.astype(np.float32)), **attributes)
+        stored = self.half(weight, f"{name}.weight"), self.constant(bias.astype(np.float32), f"{name}.bias")
+        return self.op("Conv", x, *stored, **attributes)
 
-    def linear(self, x: str, layer: Linear1x1, scale: float = 1.0, in_scale: float = 1.0) -> str:
-        """A 1x1 convolution; its output times `scale`, for an input that is `in_scale` times too large."""
-        weight, bias = numpy_of(layer.weight) * (scale / in_scale), numpy_of(layer.bias) * scale
-        return self.conv(x, weight[:, :, None, None], bias)
+    def linear(self, x: str, layer: Linear1x1, scales: tuple[float, float] = PLAIN) -> str:
+        """A 1x1 convolution, its weight and bias times `scales`."""
+        weight, bias = numpy_of(layer.weight) * scales[0], numpy_of(layer.bias) * scales[1]
+        return self.conv(x, self._layers[id(layer)], weight[:, :, None, None], bias)
 
     def strided(self, x: str, layer: Linear1x1, block: int) -> str:
         """A 1x1 after pixel_unshuffle, as the strided convolution that it is."""
-        weight = numpy_of(layer.weight).reshape(len(layer.weight), -1, block, block)
-        return self.conv(x, weight, numpy_of(layer.bias), kernel_shape=[block, block], strides=[block, block])
+        weight, sides = numpy_of(layer.weight).reshape(len(layer.weight), -1, block, block), [block, block]
+        return self.conv(x, self._layers[id(layer)], weight, numpy_of(layer.bias), kernel_shape=sides, strides=sides)
 
     def shuffle(self, x: str, block: int) -> str:
         """pixel_shuffle."""
@@ -95,18 +104,20 @@ class Graph:
         return self.op("Mul", x, self.op("Sigmoid", x))
 
     def block(self, x: str, block: Block) -> str:
-        """A residual block. x sigmoid(4x) is u sigmoid(u) / 4, u = 4x: the fours go into the neighbours' weights."""
-        u = self._swish(self.linear(x, block.a, scale=4))
-        depthwise = numpy_of(block.b.weight) / 4, numpy_of(block.b.bias)  # type: ignore[arg-type]
-        u = self.conv(u, *depthwise, group=len(depthwise[1]), kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-        x = self.op("Add", x, self.linear(u, block.c))
-        u = self._swish(self.linear(x, block.d, scale=4))
-        return self.op("Add", x, self.linear(u, block.e, in_scale=4))
+        """A residual block."""
+        scales = BLOCK_SCALES
+        u = self._swish(self.linear(x, block.a, scales["a"]))
+        weight, bias = (numpy_of(p) * scale for p, scale in zip(block.b.parameters(), scales["b"], strict=True))
+        depthwise = {"group": len(bias), "kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+        u = self.conv(u, self._layers[id(block.b)], weight, bias, **depthwise)
+        x = self.op("Add", x, self.linear(u, block.c, scales["c"]))
+        u = self._swish(self.linear(x, block.d, scales["d"]))
+        return self.op("Add", x, self.linear(u, block.e, scales["e"]))
 
-    def by_level(self, table: Tensor, level: str) -> str:
-        """A row of a table (256, n) as (1, n, 1, 1)."""
-        stored = self.half(numpy_of(table)[:, :, None, None])
-        return self.op("Gather", stored, level, axis=0)
+    def gain(self, log_gain: LevelVector, level: str) -> str:
+        """The exponential of a level's vector, (1, n, 1, 1)."""
+        table = numpy_of(log_gain.table().exp())[:, :, None, None]
+        return self.op("Gather", self.half(table, f"{self._layers[id(log_gain)]}.table"), level, axis=0)
 
     # --- dyadic layers: all tensors are integers ----------------------------------------------------------------
 
@@ -114,14 +125,19 @@ class Graph:
         """Limit to low..high."""
         return self.op("Clip", x, self.constant(float(low)), self.constant(float(high)))
 
-    def dyadic(self, x: str, layer: DyadicConv, out_bits: int) -> str:
-        """A dyadic convolution: integers on its input grid -> numbers in units of 2^-out_bits, not yet rounded."""
-        k, b, s = (numpy_of(t) for t in layer.integers())
+    def dyadic(self, x: str, layer: DyadicConv, out_bits: int, half: int | None = None) -> str:
+        """A dyadic convolution: integers on its input grid -> numbers in units of 2^-out_bits, not yet rounded.
+
+        With `half`, only the first (0) or second (1) half of its outputs.
+        """
+        k, b, s = (numpy_of(t if half is None else t.chunk(2)[half]) for t in layer.integers())
+        name = self._layers[id(layer)] + ("" if half is None else f".{half}")
         scale = 2.0 ** (out_bits - layer.in_bits - s)
         weight = k.reshape(len(k), -1, *((3, 3) if layer.groups > 1 else (1, 1))).astype(np.int8)
-        cast = self.op("Cast", self.constant(weight), to=TensorProto.FLOAT)
-        exact = self.op("Mul", cast, self.constant(scale.astype(np.float32)[:, None, None, None]))
-        bias = self.constant((b * scale + 0.5).astype(np.float32))
+        cast = self.op("Cast", self.constant(weight, f"{name}.weight"), to=TensorProto.FLOAT)
+        shifts = self.constant(scale.astype(np.float32)[:, None, None, None], f"{name}.scale")
+        exact = self.op("Mul", cast, shifts)
+        bias = self.constant((b * scale + 0.5).astype(np.float32), f"{name}.bias")
         if layer.groups == 1:
             return self.op("Conv", x, exact, bias)
         return self.op("Conv", x, exact, bias, group=layer.groups, kernel_shape=[3, 3], pads=[1, 1, 1, 1])

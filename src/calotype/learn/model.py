@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -64,14 +65,16 @@ class Codec(nn.Module):
         z_bits = self.z_prior(self._seen(z, z_hat), level)
         return Coded(self.g_s(y_hat, level), y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)))
 
-    def predict(self, y: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def predict(
+        self, y: Tensor, features: Tensor, rounded: Callable[[Tensor], Tensor] = round_half_up
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Round y step by step: y_hat, and the means and table indices that each element is coded with."""
         step = torch.from_numpy(step_of(len(self.steps), *y.shape[1:])).to(y.device)
         y_hat = mean = index = torch.zeros_like(y)
         for t, prior in enumerate(self.steps):
             now = step == t
             mean_t, index_t = prior(features, y_hat if t else None)
-            y_hat = torch.where(now, mean_t + round_half_up(y - mean_t), y_hat)
+            y_hat = torch.where(now, mean_t + rounded(y - mean_t), y_hat)
             mean, index = torch.where(now, mean_t, mean), torch.where(now, index_t, index)
         return y_hat, mean, index
 

@@ -72,8 +72,12 @@ class HyperSynthesis(nn.Module):
         self.fine = DyadicBlock(width)
 
     def forward(self, z_hat: Tensor, level: Tensor) -> Tensor:
+        return self.biased(z_hat, stream(self.level(level)))
+
+    def biased(self, z_hat: Tensor, bias: Tensor) -> Tensor:
+        """The features, for what a bundle stores as the bias of the level (b, p, 1, 1)."""
         z_hat = z_hat.clamp(-Z_LIMIT, Z_LIMIT) * 2.0**-MEAN_BITS
-        r = stream(self.stem(z_hat) + stream(self.level(level)))
+        r = stream(self.stem(z_hat) + bias)
         r = F.pixel_shuffle(stream(self.up_coarse(self.coarse(r))), 2)
         r = F.pixel_shuffle(stream(self.up_middle(self.middle(r))), 2)
         return self.fine(r)

@@ -1,0 +1,106 @@
+"""Bundle -> the differentiable codec that it was exported from.
+
+The graphs name their constants after the layers they come from (`graph.Graph`). Weights come back as they are stored:
+those of the prior exactly, those of the transforms in float16.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from calotype.bundle import Bundle
+from calotype.errors import InvalidModel
+from calotype.learn.config import Architecture
+from calotype.learn.dyadic import PRODUCT_LIMIT, STREAM_BITS, DyadicConv
+from calotype.learn.graph import BLOCK_SCALES, PLAIN
+from calotype.learn.model import Codec
+from calotype.learn.prior import LOG_SIGMA_STEP, MEAN_BITS, SIGMA_MIN
+from calotype.learn.transforms import Block, LevelVector
+
+Constants = dict[str, NDArray[Any]]
+
+
+def codec_of(bundle: Bundle) -> Codec:
+    """The codec of a bundle, ready to be used or trained on.
+
+    Raises:
+        InvalidModel: If the bundle lacks the analysis, or was not written by `calotype.learn.export`.
+    """
+    try:
+        codec = Codec(Architecture(**bundle.manifest.card["architecture"]))
+        for graph, net in _networks(codec, bundle).items():
+            _restore(net, _constants(bundle.members[graph]))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InvalidModel(
+            f"{bundle.path}: weights cannot be taken from the graphs ({error!r}): only a bundle that "
+            "calotype.learn.export wrote, with g_a.onnx and h_a.onnx inside, can be refined with or trained on"
+        ) from error
+    _restore_levels(codec, bundle)
+    return codec.eval()
+
+
+def _networks(codec: Codec, bundle: Bundle) -> dict[str, nn.Module]:
+    transforms = {"g_a.onnx": codec.g_a, "h_a.onnx": codec.h_a, bundle.manifest.heads[0][1]: codec.g_s}
+    return {**transforms, "h_s.onnx": codec.h_s, **dict(zip(bundle.manifest.step_graphs, codec.steps, strict=True))}
+
+
+def _constants(raw: bytes) -> Constants:
+    """The constants of a graph by name; the two halves of a layer as one."""
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(raw).graph.initializer}
+    for name in [name for name in stored if ".0." in name and name.replace(".0.", ".1.") in stored]:
+        parts = stored[name], stored[name.replace(".0.", ".1.")]
+        stored.setdefault(name.replace(".0.", "."), np.concatenate(parts))
+    return stored
+
+
+@torch.no_grad()
+def _restore(net: nn.Module, stored: Constants) -> None:
+    """Set every layer of a network from its graph's constants."""
+    scales = {id(getattr(b, n)): s for b in net.modules() if isinstance(b, Block) for n, s in BLOCK_SCALES.items()}
+    for name, layer in net.named_modules():
+        if isinstance(layer, DyadicConv):
+            _restore_dyadic(layer, stored, name)
+        elif isinstance(layer, LevelVector):
+            if f"{name}.table" in stored:
+                _restore_knots(layer, np.log(stored[f"{name}.table"].astype(np.float64)))
+        elif dict(layer.named_parameters(recurse=False)):
+            for kind, scale in zip(("weight", "bias"), scales.get(id(layer), PLAIN), strict=True):
+                _set(getattr(layer, kind), stored[f"{name}.{kind}"].astype(np.float32) / scale)
+
+
+def _set(parameter: Tensor, value: NDArray[Any]) -> None:
+    parameter.copy_(torch.from_numpy(value.reshape(parameter.shape)))
+
+
+def _restore_dyadic(layer: DyadicConv, stored: Constants, name: str) -> None:
+    """Weights and bias that the layer turns into the stored integers."""
+    k, scale, bias = (stored[f"{name}.{kind}"].astype(np.float64) for kind in ("weight", "scale", "bias"))
+    to_units = 2.0 ** (layer.in_bits - (MEAN_BITS if name == "head" else STREAM_BITS))
+    step, k = scale.reshape(-1, 1) * to_units, k.reshape(len(k), -1)
+    # Rounded weights may sum to a little more than those they were rounded from, and then would get a coarser step.
+    excess = np.abs(k).sum(1, keepdims=True) - (1 - 1e-5) * PRODUCT_LIMIT / (layer.in_limit * step)
+    shrink = (excess / np.maximum(1, (k != 0).sum(1, keepdims=True))).clip(0, 0.49)
+    _set(layer.weight, (k - np.sign(k) * shrink) * step)
+    _set(layer.bias, (bias - 0.5) * to_units * 2.0**-layer.in_bits)
+
+
+@torch.no_grad()
+def _restore_levels(codec: Codec, bundle: Bundle) -> None:
+    """Set what is stored as integers for each level: the bias of h_s, and the prior of z."""
+    _restore_knots(codec.h_s.level, bundle.level_bias * 2.0**-STREAM_BITS)
+    _restore_knots(codec.z_prior.mean, bundle.z_offset)
+    _restore_knots(codec.z_prior.log_sigma, bundle.z_table * LOG_SIGMA_STEP + math.log(SIGMA_MIN))
+
+
+def _restore_knots(vector: LevelVector, table: NDArray[Any]) -> None:
+    """Knots of a table (256, n, ...), by least squares, for it was rounded."""
+    nearness = vector.nearness.numpy().astype(np.float64)
+    _set(vector.knots, np.linalg.pinv(nearness) @ table.reshape(len(nearness), -1))
