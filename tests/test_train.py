@@ -197,7 +197,7 @@ def test_from_folder_to_file(tmp_path: Path, folder: Path, recipe: Path, photo: 
     said = (tmp_path / "mine.md").read_text()
     assert bundle.read(out).id.hex() in said
     assert "mine-worst.png" in said
-    assert Image.open(tmp_path / "mine-worst.png").size == (256, 512)
+    assert Image.open(tmp_path / "mine-worst.png").size == (128, 256)
     longer = CliRunner().invoke(app, _train(folder, recipe, out, "--steps", "40"))
     assert longer.exit_code == 0, longer.output
     assert bundle.read(out).manifest.card["steps_trained"] == 40

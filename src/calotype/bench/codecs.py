@@ -106,8 +106,8 @@ def _jpeg_xl_version() -> str:
     return f"pillow-jxl-plugin {version('pillow-jxl-plugin')}"
 
 
-def _calotype(image: Image.Image, quality: float) -> bytes:
-    return calotype.encode(image, quality=quality)
+def _calotype(effort: int) -> Encode:
+    return lambda image, quality: calotype.encode(image, quality=quality, effort=effort)
 
 
 def _own_version(*patterns: str) -> str:
@@ -133,15 +133,17 @@ _avif = partial(Codec, version=partial(_pillow, "avif"), qualities=(5, 15, 25, 3
 _jxl = partial(
     Codec, decode=_decode_jpeg_xl, version=_jpeg_xl_version, qualities=(5, 20, 35, 50, 62, 72, 80, 87, 92, 96)
 )
+_ours = partial(
+    Codec, version=_calotype_version, decode=calotype.decode, qualities=(0, 9, 18, 27, 36, 45, 55, 64, 73, 82, 91, 100)
+)
 _classic = partial(Codec, version=_classic_version)
 
 _SMALL_JPEG = {"optimize": True, "progressive": True}
 _AVIF_FOR_PSNR = {"subsampling": "4:4:4", "codec": "aom", "advanced": {"tune": "psnr"}}
 
-CALOTYPE = Codec(
-    "calotype", ".calo", _calotype, _calotype_version, calotype.decode, "effort 2",
-    (0, 9, 18, 27, 36, 45, 55, 64, 73, 82, 91, 100),
-)  # fmt: skip
+CALOTYPE = _ours("calotype", ".calo", _calotype(2), settings="effort 2, the default")
+CALOTYPE_QUICK = _ours("calotype (effort 1)", ".e1.calo", _calotype(1), settings="effort 1")
+CALOTYPE_SLOW = _ours("calotype (effort 4)", ".e4.calo", _calotype(4), settings="effort 4")
 JPEG = _jpeg("JPEG", ".jpg", _lossy("JPEG"))
 JPEG_OPTIMISED = _jpeg(
     "JPEG (optimised)", ".opt.jpg", _lossy("JPEG", **_SMALL_JPEG),
@@ -186,7 +188,7 @@ DEFLATE = _classic(
 )
 
 FAMILIES: dict[str, tuple[Codec, ...]] = {
-    "calotype": (CALOTYPE,),
+    "calotype": (CALOTYPE, CALOTYPE_QUICK, CALOTYPE_SLOW),
     "jpeg": (JPEG, JPEG_OPTIMISED, JPEG_444),
     "webp": (WEBP, WEBP_SLOWEST),
     "avif": (AVIF, AVIF_PSNR, AVIF_SLOWEST),

@@ -22,7 +22,6 @@ from calotype.runtime import Runtime
 WORST_LEVEL = 96
 WORST_PX = 128
 WORST_COUNT = 6
-ZOOM = 2
 
 
 def _blocks_mse(a: Samples, b: Samples) -> NDArray[np.float64]:
@@ -51,7 +50,7 @@ def worst_crops(runtime: Runtime, pictures: Sequence[Image.Image]) -> Image.Imag
     for i, (_, before, after) in enumerate(found):
         sheet.paste(before, (i * WORST_PX, 0))
         sheet.paste(after, (i * WORST_PX, WORST_PX))
-    return sheet.resize((sheet.width * ZOOM, sheet.height * ZOOM), Image.Resampling.NEAREST)
+    return sheet
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -63,33 +62,42 @@ def _facts(values: dict[str, Any]) -> str:
     return _table(("", ""), [(f"`{key}`", value) for key, value in values.items()])
 
 
-def text(bundle: Bundle, worst: str | None) -> str:
-    """The card as Markdown; `worst` is the file name of the picture of worst crops."""
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines) or "Not stated."
+
+
+def text(bundle: Bundle, worst: str) -> str:
+    """The card as Markdown; `worst` is the file name of the picture of worst crops.
+
+    Besides what the export adds, it shows the config's `description`, `licence`, `data` (of name and licence each),
+    `runs` (what went before this one: rows of one table), `schedule` and `weak_spots`.
+    """
     card = bundle.manifest.card
-    data = "\n".join(f"- {d['name']} ({d['licence']})" for d in card.get("data", [])) or "Not stated."
     curve = [(p["level"], f"{p['bpp']:.3f}", f"{p['psnr_db']:.2f}") for p in card["curve"]]
-    made = {key: card[key] for key in ("steps_trained", "hours", "hardware") if key in card}
+    made = {key: card[key] for key in ("steps_trained", "schedule", "hours", "hardware") if key in card}
+    licence = card.get("licence", "not stated")
+    facts = {"status": bundle.status, "id": bundle.id.hex(), "bytes": bundle.size_bytes, "licence": licence}
+    runs: list[dict[str, Any]] = card.get("runs", [])
+    before = [_table(list(runs[0]), [list(run.values()) for run in runs])] if runs else []
     parts = [
-        f"# {bundle.name} {bundle.version}\n\n{card.get('description', '')}".rstrip(),
-        _facts(
-            {
-                "status": bundle.status,
-                "id": bundle.id.hex(),
-                "bytes": bundle.size_bytes,
-                "licence": card.get("licence", "not stated"),
-            }
-        ),
-        f"## Data\n\n{data}",
-        "## Recipe\n\n" + _facts({**made, **card["recipe"]}),
-        "## Architecture\n\n" + _facts(card["architecture"]),
-        "## Rate and distortion\n\nReal files of pictures that were not trained on, means.\n\n"
-        + _table(("level", "bpp", "PSNR dB"), curve),
+        f"# {bundle.name} {bundle.version}",
+        *([card["description"]] if "description" in card else []),
+        _facts(facts),
+        "## Data",
+        _list([f"{d['name']} ({d['licence']})" for d in card.get("data", [])]),
+        "## Recipe",
+        *(["Earlier runs, each from the weights of the one before:", *before, "The last one:"] if runs else []),
+        _facts({**made, **card["recipe"]}),
+        "## Architecture",
+        _facts(card["architecture"]),
+        "## Rate and distortion",
+        "Real files of pictures that were not trained on, means.",
+        _table(("level", "bpp", "PSNR dB"), curve),
+        "## Weak spots",
+        *([_list(card["weak_spots"])] if "weak_spots" in card else []),
+        f"The crops of those pictures with the largest error at level {WORST_LEVEL}; originals above, restored below:",
+        f"![worst crops]({worst})",
     ]
-    if worst is not None:
-        parts.append(
-            f"## Where it is worst\n\nThe crops of those pictures with the largest error at level {WORST_LEVEL}; "
-            f"originals above, what came back below.\n\n![worst crops]({worst})"
-        )
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,0 +1,74 @@
+"""Do size and PSNR rise over all levels, and is no level wasteful? `python tools/levels.py PICTURES...`.
+
+Prints, for each picture, the worst step back in size and in PSNR from one level to the next, and the level that lies
+highest over the hull of the picture's own points, in percent of its bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from calotype import library
+from calotype.bundle import LEVELS
+from calotype.codec import DEFAULT_EFFORT, runtime_of
+from calotype.encoder import PictureCoder
+from calotype.learn.data import find_pictures
+from calotype.pixels import from_image
+
+MOST_SHRINKING, MOST_LOSS_DB, MOST_OVER_HULL = 0.002, 0.01, 0.02
+
+
+def sweep(path: Path, step: int) -> list[tuple[int, float, float]]:
+    """(level, bytes, PSNR in dB) of a picture."""
+    picture = from_image(Image.open(path).convert("RGB"), strip=True)
+    coder = PictureCoder.of(picture, runtime_of(library.find(None)), DEFAULT_EFFORT)
+    files = [(level, coder.at_level(level)) for level in range(0, LEVELS, step)]
+    return [(level, float(len(data)), coder.psnr_db(data)) for level, data in files]
+
+
+def over_hull(size: np.ndarray, psnr_db: np.ndarray) -> np.ndarray:
+    """How far the log of each size lies over the lower hull of log size over PSNR."""
+    log_size, hull = np.log(size), list[int]()
+    for i in np.argsort(psnr_db):
+        while len(hull) >= 2:
+            a, b = hull[-2:]
+            slope = (log_size[i] - log_size[a]) / (psnr_db[i] - psnr_db[a])
+            if log_size[b] < log_size[a] + slope * (psnr_db[b] - psnr_db[a]):
+                break
+            hull.pop()
+        hull.append(int(i))
+    return np.expm1(log_size - np.interp(psnr_db, psnr_db[hull], log_size[hull]))
+
+
+def main() -> None:
+    """Read the command line, code every picture at every level, judge."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pictures", nargs="+", help="folders, patterns and pictures")
+    parser.add_argument("--step", type=int, default=1, help="take every so manieth level")
+    parser.add_argument("--processes", type=int, default=2)
+    args = parser.parse_args()
+    paths, failed = find_pictures(args.pictures), 0
+    with ProcessPoolExecutor(args.processes) as pool:
+        for path, rows in zip(paths, pool.map(partial(sweep, step=args.step), paths), strict=True):
+            level, size, psnr_db = np.array(rows).T
+            shrinking, loss_db = -np.diff(size) / size[:-1], -np.diff(psnr_db)
+            over = over_hull(size, psnr_db)
+            good = shrinking.max() <= MOST_SHRINKING and loss_db.max() <= MOST_LOSS_DB and over.max() <= MOST_OVER_HULL
+            failed += not good
+            print(
+                f"{path.name}: size falls by {max(0, shrinking.max()):.2%} at level {level[shrinking.argmax()]:.0f}, "
+                f"PSNR by {max(0, loss_db.max()):.3f} dB at {level[loss_db.argmax()]:.0f}; "
+                f"{over.max():.2%} over the hull at {level[over.argmax()]:.0f}: {'good' if good else 'BAD'}",
+                flush=True,
+            )
+    print(f"{len(paths) - failed} of {len(paths)} pictures are good")
+
+
+if __name__ == "__main__":
+    main()
