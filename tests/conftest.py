@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from PIL import Image
 import calotype
 from calotype import library
 from calotype.bundle import Bundle
+
+if TYPE_CHECKING:
+    from calotype.learn.data import Crops
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,3 +61,20 @@ def psnr_db(a: Image.Image | np.ndarray, b: Image.Image | np.ndarray) -> float:
     peak = 65535 if x.dtype == np.uint16 else 255
     error = np.mean((x.astype(float) - y.astype(float)) ** 2)
     return float("inf") if error == 0 else float(10 * np.log10(peak**2 / error))
+
+
+@pytest.fixture(scope="session")
+def folder(photo: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pictures to train on."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for angle in (0, 90):
+        photo.rotate(angle).save(folder / f"{angle}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def crops(folder: Path) -> Crops:
+    from calotype.learn.config import Recipe
+    from calotype.learn.data import Crops, Pictures, find_pictures
+
+    return Crops(Pictures(find_pictures([folder]), 128), None, Recipe(crop_px=128))

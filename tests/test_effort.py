@@ -30,10 +30,10 @@ LEVEL = 100
 
 
 @pytest.fixture(scope="module")
-def codec(photo: Image.Image) -> Codec:
+def codec(crops: Crops) -> Codec:
     torch.manual_seed(0)
     codec = Codec(SMALL)
-    start_as_transform(codec, Crops([torch.from_numpy(np.array(photo))], [], 256, 128, 0).batch(16)[0])
+    start_as_transform(codec, crops.batch(0)[0])
     with torch.no_grad():
         for knots in (codec.h_s.level.knots, codec.g_a.feature_gain.knots):
             knots.normal_(std=0.1)

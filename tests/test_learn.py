@@ -10,8 +10,8 @@ from PIL import Image
 
 from calotype import bundle
 from calotype.learn.calibrate import fit
-from calotype.learn.config import Architecture, Recipe
-from calotype.learn.data import Crops, Pictures, find_pictures
+from calotype.learn.config import Architecture
+from calotype.learn.data import Crops
 from calotype.learn.dyadic import DyadicBlock, DyadicConv, activation, stream
 from calotype.learn.export import family, frequencies, members
 from calotype.learn.grow import grown, kept_channels
@@ -30,14 +30,6 @@ CARD = {"name": "small", "version": "0", "status": "preview"}
 @pytest.fixture(scope="module")
 def pictures(photo: Image.Image) -> list[torch.Tensor]:
     return [torch.from_numpy(np.array(photo.rotate(angle))) for angle in (0, 90)]
-
-
-@pytest.fixture(scope="module")
-def crops(photo: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Crops:
-    folder = tmp_path_factory.mktemp("pictures")
-    for angle in (0, 90):
-        photo.rotate(angle).save(folder / f"{angle}.png")
-    return Crops(Pictures(find_pictures([folder]), 128), None, Recipe(crop_px=128))
 
 
 @pytest.fixture(scope="module")

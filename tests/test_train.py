@@ -30,14 +30,6 @@ SMALL = Architecture(y_channels=32, z_channels=16, width=32, blocks=2, prior_wid
 RECIPE = Recipe(steps=30, batch=4, crop_px=64, warmup=2)
 
 
-@pytest.fixture(scope="module")
-def folder(photo: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    for angle in (0, 90):
-        photo.rotate(angle).save(folder / f"{angle}.png")
-    return folder
-
-
 @pytest.fixture
 def make(folder: Path) -> Callable[..., Training]:
     def make(**changes: int) -> Training:

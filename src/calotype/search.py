@@ -23,9 +23,8 @@ ROUNDS = {3: 1, 4: 2}
 """Corrections of y at an effort; more of them, and more weights, gained less than 0.05%."""
 WEIGHTS = {3: (BITS_PER_SQUARED_STEP,), 4: (BITS_PER_SQUARED_STEP, 60.0)}
 """What a squared error of one step is worth, in bits: what is tried at an effort."""
-REFINING_EFFORT = 7
-ITERATIONS = 20
-"""Steps of the refinement by gradient, from that effort on; with 60 it drifted off and nothing was left of the gain."""
+ITERATIONS = {7: 50, 8: 150, 9: 500}
+"""Steps of the refinement by gradient, at efforts that refine."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,8 @@ def search(task: Task, effort: int) -> Iterator[Chosen]:
     if effort <= 2:
         return task.chosen(task.y, rate_aware if effort == 2 else round_to_nearest)
     best = _best(_corrections(task, effort))
-    if effort >= REFINING_EFFORT:
-        best = _best(iter([best, *_refinements(task, best)]))
+    if effort in ITERATIONS:
+        best = _best(iter([best, *_refinements(task, best, ITERATIONS[effort])]))
     return iter(best.tiles)
 
 
@@ -124,14 +123,14 @@ def _corrections(task: Task, effort: int) -> Iterator[Attempt]:
         yield task.attempt(y, quantiser, z)
 
 
-def _refinements(task: Task, best: Attempt) -> Iterator[Attempt]:
+def _refinements(task: Task, best: Attempt, iterations: int) -> Iterator[Attempt]:
     """Attempts whose y and z were refined by gradient, from a corrected y on."""
     refine = _refine()
     y, z = task.corrected(best), list[Floats]()
     out = np.empty_like(y)
     for box in task.boxes:
         out[_place(box)], refined_z = refine(
-            task.runtime.bundle, task.window(box, y), task.hyper(box), task.level, ITERATIONS
+            task.runtime.bundle, task.window(box, y), task.hyper(box), task.level, iterations
         )
         z.append(refined_z)
     for quantiser in (rate_aware, round_to_nearest):
@@ -144,7 +143,7 @@ def _refine() -> Callable[[Bundle, Window, Floats, int, int], tuple[Floats, Floa
         from calotype.learn.refine import refine
     except ModuleNotFoundError as error:
         raise OptionError(
-            f"efforts from {REFINING_EFFORT} on refine by gradient descent and need {error.name}: "
+            f"efforts from {min(ITERATIONS)} on refine by gradient descent and need {error.name}: "
             'pip install "calotype[learn]", or use a lower effort'
         ) from error
     return refine

@@ -3,8 +3,7 @@
 g_a and h_a guess, for all pictures alike, latents that cost few bits and give back the picture. For one picture there
 are better ones: those that minimise bits + lambda 255^2 (squared error) themselves. Rounding is annealed as in Yang,
 Bamler & Mandt, "Improving inference for neural image compression" (NeurIPS 2020): a value is drawn between its two
-neighbouring integers, ever nearer to the nearest. Their gradient leads through the draw and Adam follows it, for
-thousands of iterations. Here it passes straight through, and the steps are those of a known curvature: tens suffice.
+neighbouring integers, ever nearer to the nearest, and the gradient leads through the draw.
 """
 
 from __future__ import annotations
@@ -24,18 +23,14 @@ from calotype.coding import Tables
 from calotype.learn.dyadic import STREAM_BITS
 from calotype.learn.model import Codec, lambda_of
 from calotype.learn.restore import codec_of
-from calotype.quantise import BITS_PER_SQUARED_STEP
 from calotype.tiling import Window
 
 Floats = NDArray[np.float32]
 
-CURVATURE = 2 * BITS_PER_SQUARED_STEP
-"""The second derivative of the loss by an element of y, in bits, about."""
-Y_RATE, Z_RATE = 0.05, 0.005
-MOMENTUM = 0.8
+Y_RATE, Z_RATE = 0.02, 0.005
 LAST_RATE = 0.1
-"""A cosine leads the step sizes from their start to this part of it."""
-TEMPERATURES = (0.3, 0.1)
+"""A cosine leads the rates from their start to this part of it."""
+TEMPERATURES = (0.5, 0.1)
 SEED = 0
 
 
@@ -45,12 +40,12 @@ def _frozen(bundle: Bundle) -> Codec:
 
 
 def draw(v: Tensor, temperature: float, random: torch.Generator) -> Tensor:
-    """A value between floor(v) and ceil(v) by a Gumbel softmax; the gradient is that of the identity."""
-    low = torch.floor(v)
+    """A value between floor(v) and ceil(v), by a Gumbel softmax."""
+    low = torch.floor(v.detach())
     above = (v - low).clamp(1e-3, 1 - 1e-3)
     uniform = torch.rand((2, *v.shape), generator=random).clamp(1e-9, 1 - 1e-6)
     logits = -torch.atanh(torch.stack([above, 1 - above])) / temperature - torch.log(-torch.log(uniform))
-    return v + (low + torch.softmax(logits / temperature, 0)[1] - v).detach()
+    return low + torch.softmax(logits / temperature, 0)[1]
 
 
 class Costs:
@@ -134,17 +129,16 @@ def refine(bundle: Bundle, window: Window, z: Floats, level: int, iterations: in
     objective = Objective(bundle, window, level)
     random = torch.Generator().manual_seed(SEED)
     y_part = np.ascontiguousarray(window.y[:, window.inner[0], window.inner[1]])
-    y, z_ = (torch.tensor(v)[None].requires_grad_() for v in (y_part, z))
-    descents = [torch.optim.SGD([v], lr=Y_RATE, momentum=MOMENTUM, nesterov=True) for v in (y, z_)]
+    latents = y, z_ = [torch.tensor(v)[None].requires_grad_() for v in (y_part, z)]
+    descent = torch.optim.Adam([{"params": [v]} for v in latents], betas=(0.9, 0.99))
     warmest, coldest = TEMPERATURES
     for i in range(iterations):
         part = i / max(1, iterations - 1)
         temperature = warmest * (coldest / warmest) ** part
         fall = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * part)) / 2
-        loss = objective(y, z_, lambda v, t=temperature: draw(v, t, random)) / CURVATURE
-        gradients = torch.autograd.grad(loss, (y, z_))
-        y.grad, z_.grad = (g.clamp(-1, 1) for g in gradients)
-        for descent, rate in zip(descents, (Y_RATE, Z_RATE), strict=True):
-            descent.param_groups[0]["lr"] = rate * fall
-            descent.step()
+        for group, rate in zip(descent.param_groups, (Y_RATE, Z_RATE), strict=True):
+            group["lr"] = rate * fall
+        loss = objective(y, z_, lambda v, t=temperature: draw(v, t, random))
+        y.grad, z_.grad = torch.autograd.grad(loss, latents)
+        descent.step()
     return y.detach()[0].numpy(), z_.detach()[0].numpy()
