@@ -54,7 +54,7 @@ def _full_range_inputs(bundle: Bundle, graph: str, rng: np.random.Generator) -> 
     return {"features": draw(512, m.prior_channels, 12, 20), **known}
 
 
-@pytest.mark.parametrize("graph", ["h_s.onnx", "step_0.onnx", "step_1.onnx"])
+@pytest.mark.parametrize("graph", ["h_s.onnx", "step_0.onnx", "step_1.onnx", "step_3.onnx"])
 @pytest.mark.parametrize("seed", range(3))
 def test_full_range_equals_float64(photo_model: Bundle, graph: str, seed: int) -> None:
     inputs = _full_range_inputs(photo_model, graph, np.random.default_rng(seed))

@@ -189,7 +189,8 @@ def test_from_folder_to_file(tmp_path: Path, folder: Path, recipe: Path, photo: 
     said = (tmp_path / "mine.md").read_text()
     assert bundle.read(out).id.hex() in said
     assert "mine-worst.png" in said
-    assert Image.open(tmp_path / "mine-worst.png").size == (128, 256)
+    with Image.open(tmp_path / "mine-worst.png") as worst:
+        assert worst.size == (128, 256)
     longer = CliRunner().invoke(app, _train(folder, recipe, out, "--steps", "40"))
     assert longer.exit_code == 0, longer.output
     assert bundle.read(out).manifest.card["steps_trained"] == 40
@@ -227,7 +228,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, folder: Path, recipe:
         return [row["loss"] for row in map(json.loads, rows) if "loss" in row]
 
     one = losses("one", sys.executable, "-m", "calotype")
-    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "calotype")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "calotype")
     two = losses("two", sys.executable, *torchrun)
     assert one == pytest.approx(two, rel=0.03)  # the noise is another's, the crops and the levels are the same
     assert one[1] < one[0]

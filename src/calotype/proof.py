@@ -21,7 +21,7 @@ from calotype.errors import InvalidModel
 EXACT_LIMIT = 2.0**24
 OPSET = 17
 EXACT_OPERATORS = {"Conv", "Mul", "Add", "Floor", "Clip", "Concat", "Cast", "DepthToSpace"}
-FLOAT_OPERATORS = EXACT_OPERATORS | {"Sigmoid", "Gather", "SpaceToDepth", "Sign", "Abs", "Log", "Reshape"}
+FLOAT_OPERATORS = EXACT_OPERATORS | {"Sigmoid", "Gather", "SpaceToDepth", "Sign", "Abs", "Log", "Exp", "Reshape"}
 MAX_NODES = 2000
 SMALLEST_GRID, LARGEST_VALUE = 2.0**-100, 2.0**100
 """Far within float32's normal numbers."""

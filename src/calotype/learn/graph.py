@@ -116,8 +116,10 @@ class Graph:
 
     def gain(self, log_gain: LevelVector, level: str) -> str:
         """The exponential of a level's vector, (1, n, 1, 1)."""
-        table = numpy_of(log_gain.table().exp())[:, :, None, None]
-        return self.op("Gather", self.half(table, f"{self._layers[id(log_gain)]}.table"), level, axis=0)
+        nearness = self.op("Gather", self.constant(numpy_of(log_gain.nearness)[:, :, None, None]), level, axis=0)
+        knots = numpy_of(log_gain.knots.T)[:, :, None, None].copy()
+        weight = self.constant(knots, f"{self._layers[id(log_gain)]}.knots")
+        return self.op("Exp", self.op("Conv", nearness, weight, self.constant(np.zeros(len(knots), np.float32))))
 
     # --- dyadic layers: all tensors are integers ----------------------------------------------------------------
 

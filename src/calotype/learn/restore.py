@@ -69,8 +69,8 @@ def _restore(net: nn.Module, stored: Constants) -> None:
         if isinstance(layer, DyadicConv):
             _restore_dyadic(layer, stored, name)
         elif isinstance(layer, LevelVector):
-            if f"{name}.table" in stored:
-                _restore_knots(layer, np.log(stored[f"{name}.table"].astype(np.float64)))
+            if f"{name}.knots" in stored:
+                _set(layer.knots, stored[f"{name}.knots"][:, :, 0, 0].T.copy())
         elif dict(layer.named_parameters(recurse=False)):
             for kind, scale in zip(("weight", "bias"), scales.get(id(layer), PLAIN), strict=True):
                 _set(getattr(layer, kind), stored[f"{name}.{kind}"].astype(np.float32) / scale)
