@@ -58,6 +58,8 @@ class Recipe:
         ema: Decay of the moving average of the weights that is exported.
         fine_level: From this level on, crops come from the lossless pictures half the time.
         seed: Seed of weights, crops and noise.
+        objective: What error is weighed against the rate: `mse`, or `visual`, a mixture that says how a picture looks;
+            it trains analysis and synthesis alone, as a second head of the model that the run starts from.
     """
 
     steps: int = 15_000
@@ -70,6 +72,7 @@ class Recipe:
     ema: float = 0.999
     fine_level: int = 144
     seed: int = 1
+    objective: str = "mse"
 
 
 @dataclass(frozen=True)
