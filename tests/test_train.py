@@ -192,14 +192,28 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, folder: Path, recipe:
         ("{", "recipe"),
         ('{"recipe": {"stepz": 3}}', "stepz"),
         ('{"recipe": {"batch": -1}}', "batch"),
+        ('{"recipe": {"steps": 0}}', "steps is 0, not over 0"),
+        ('{"recipe": {"seed": -1}}', "seed is -1, not 0 or more"),
+        ('{"recipe": {"seed": 4294967296}}', r"seed is .*, not .* below 2\^32"),
+        ('{"recipe": {"clip": NaN}}', "clip is nan, not over 0"),
+        ('{"recipe": {"crop_px": 100}}', "crop_px is 100, not a multiple of 64"),
         ('{"architecture": {"width": "wide"}}', "width"),
+        ('{"architecture": {"y_channels": 30}}', "y_channels is 30, not a multiple of 4"),
+        ('{"architecture": {"context_steps": 3}}', "context_steps is 3, not 2 or 4"),
         ('{"other": 1}', "nothing else"),
+        ('{"card": 1}', "nothing else"),
     ],
 )
 def test_bad_recipes_are_refused(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "r.json").write_text(content)
     with pytest.raises(OptionError, match=said):
         config.read(tmp_path / "r.json")
+
+
+def test_what_is_written_can_be_read(tmp_path: Path) -> None:
+    plan = Config(SMALL, replace(RECIPE, seed=0, warmup=0, fine_level=0))
+    plan.write(tmp_path / "config.json")
+    assert config.read(tmp_path / "config.json") == plan
 
 
 def test_shipped_recipes_can_be_read() -> None:

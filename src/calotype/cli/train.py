@@ -45,7 +45,7 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; the recipe's if not given.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Crops a step.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all that is random.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all that is random.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Train a model on your own pictures.
