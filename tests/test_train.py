@@ -22,6 +22,8 @@ from calotype.errors import InputError, OptionError
 from calotype.learn import checkpoint, config
 from calotype.learn.config import Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
+from calotype.learn.fit import CHECKPOINT, CONFIG, Data, fit, weights_from
+from calotype.learn.model import Codec
 from calotype.learn.train import DivergedError, Row, Training, run
 
 SMALL = Architecture(y_channels=32, z_channels=16, width=32, blocks=2, prior_width=32, context_blocks=1)
@@ -247,9 +249,51 @@ def test_weights_start_another_run(make: Callable[..., Training], tmp_path: Path
     second = Training(first.config, first.crops, weights=weights)
     for a, b in zip(first.average.parameters(), second.codec.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-    (tmp_path / "other.pt").write_bytes(b"PK\x03\x04 no weights")
-    with pytest.raises(InputError, match="other"):
-        checkpoint.load_weights(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PK\x03\x04 no weights", "no weights or checkpoint"),
+        (b"", "no weights or checkpoint"),
+        ([torch.ones(2)], "but a list"),
+        (torch.ones(2), "but a Tensor"),
+        ({"step": 3}, "tensors by name"),
+        ({"average": [1]}, "tensors by name"),
+        ({"head.weight": torch.ones(2)}, "no weights of a codec"),
+        (Codec(replace(SMALL, width=48)).state_dict(), "g_a.blocks.0.a.bias"),
+    ],
+)
+def test_other_files_are_no_weights(tmp_path: Path, content: object, said: str) -> None:
+    path = tmp_path / "other.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(InputError, match=f"other.pt: .*{said}"):
+        weights_from(str(path), SMALL)
+    with pytest.raises(InputError, match=r"other.pt: no "):
+        checkpoint.load(path)
+
+
+def test_a_model_of_another_size_is_no_start() -> None:
+    with pytest.raises(InputError, match=r"photo: .*y_channels"):
+        weights_from("photo", SMALL)
+
+
+def test_a_resumed_run_draws_no_crops_to_start_from(
+    make: Callable[..., Training], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = make()
+    _losses(saved, 2)
+    checkpoint.save(saved.state(), tmp_path / CHECKPOINT)
+    saved.config.write(tmp_path / CONFIG)
+    drawn = list[int]()
+    monkeypatch.setattr(Crops, "batch", lambda _, step: drawn.append(step))
+    pictures = Pictures(find_pictures([folder]), 64)
+    plan = replace(saved.config, recipe=replace(RECIPE, steps=2))
+    assert fit(plan, Data(pictures, None, pictures), tmp_path, saved.fabric, "photo", None)
+    assert not drawn
 
 
 def test_numbers_that_are_not_finite_are_undone(make: Callable[..., Training]) -> None:

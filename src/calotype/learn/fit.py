@@ -21,9 +21,10 @@ from torch import Tensor
 from calotype import bundle, library
 from calotype.errors import InputError, OptionError
 from calotype.learn import card, checkpoint, config
-from calotype.learn.config import Config
+from calotype.learn.config import Architecture, Config
 from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.export import export
+from calotype.learn.grow import origin
 from calotype.learn.restore import codec_of
 from calotype.learn.train import Row, Training, run
 from calotype.learn.watch import LOG, Log, Point, as_unit, curve
@@ -80,13 +81,20 @@ def make_fabric(device: str) -> Fabric:
     return fabric
 
 
-def weights_from(source: str | None) -> dict[str, Tensor] | None:
-    """Weights of a file that ends in .pt, or of a model by name or path."""
-    if source is None:
-        return None
-    if source.endswith(".pt"):
-        return checkpoint.load_weights(Path(source))
-    return codec_of(library.find(source)).state_dict()
+def weights_from(source: str, arch: Architecture) -> dict[str, Tensor]:
+    """Weights of a file that ends in .pt, or of a model by name or path, from which `arch` can start.
+
+    Raises:
+        InputError: If they are of no codec, or of one that cannot grow into `arch`.
+        ModelError: If there is no such model, or one that cannot be trained on.
+    """
+    is_file = source.endswith(".pt")
+    weights = checkpoint.load_weights(Path(source)) if is_file else codec_of(library.find(source)).state_dict()
+    try:
+        origin(weights, arch)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    return weights
 
 
 @contextmanager
@@ -134,15 +142,23 @@ def fit(plan: Config, data: Data, folder: Path, fabric: Fabric, start: str | Non
     saved = folder / CHECKPOINT
     if saved.exists():
         _check_same(folder, plan)
-    crops = Crops(data.train, data.fine, plan.recipe)
-    training = Training(plan, crops, fabric, None if saved.exists() else weights_from(start))
-    if saved.exists():
-        training.load(checkpoint.load(saved))
+    training = _begun(plan, Crops(data.train, data.fine, plan.recipe), fabric, saved, start)
     if watcher is not None:
         plan.write(folder / CONFIG)
     with until_told() as told:
         _run(training, data, folder, told, watcher)
     return training.step >= plan.recipe.steps
+
+
+def _begun(plan: Config, crops: Crops, fabric: Fabric, saved: Path, start: str | None) -> Training:
+    """A run as its checkpoint left it, or a new one."""
+    if not saved.exists():
+        weights = None if start is None else weights_from(start, plan.architecture)
+        return Training(plan, crops, fabric, weights)
+    state = checkpoint.load(saved)
+    training = Training(plan, crops, fabric, state["codec"])
+    training.load(state)
+    return training
 
 
 def _run(training: Training, data: Data, folder: Path, told: Callable[[], bool], watcher: Watcher | None) -> None:
@@ -186,8 +202,6 @@ def to_bundle(folder: Path, data: Data, out: Path) -> None:
     """Write the bundle of a run and its card: what it was made from, how good it is."""
     plan = config.read(folder / CONFIG)
     state = checkpoint.load(folder / CHECKPOINT)
-    if "average" not in state:
-        raise InputError(f"{folder / CHECKPOINT}: no checkpoint of a run")
     weights: dict[str, Any] = state["average"]
     validation = [Image.fromarray(p.numpy()) for p in data.validation]
     made = {"steps_trained": state["step"], "hours": round(hours(folder), 2), "hardware": hardware()}

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ def optimisers(codec: Codec, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def _first(crops: Crops, count: int) -> Tensor:
-    return torch.cat([crops.batch(i)[0] for i in range(-(-count // crops.recipe.batch))])
+    return torch.cat([crops.batch(i)[0] for i in range(-(-count // crops.recipe.batch))]).cpu()
 
 
 class Training:
@@ -75,6 +76,9 @@ class Training:
         fabric: The devices and processes that share the work.
         weights: Of an earlier codec, to start from; of fewer channels or steps, if need be. Without them the codec
             starts as a transform.
+
+    Raises:
+        InputError: If the weights do not fit.
     """
 
     def __init__(
@@ -85,9 +89,10 @@ class Training:
         torch.manual_seed(self.recipe.seed)
         self.codec = Codec(config.architecture)
         if weights is None:
-            start_as_transform(self.codec, _first(crops, START_CROPS).cpu())
+            start_as_transform(self.codec, _first(crops, START_CROPS))
         else:
-            self.codec.load_state_dict(grown(weights, config.architecture, _first(crops, GROWTH_CROPS).cpu()))
+            growth_crops = partial(_first, crops, GROWTH_CROPS)
+            self.codec.load_state_dict(grown(weights, config.architecture, growth_crops))
         bare = optimisers(self.codec, self.recipe)
         self.objective, *self.optimisers = self.fabric.setup(Objective(self.codec), *bare)
         self.average = copy.deepcopy(self.codec)
