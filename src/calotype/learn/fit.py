@@ -7,7 +7,7 @@ import os
 import platform
 import signal
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -167,8 +167,8 @@ def _run(training: Training, data: Data, folder: Path, told: Callable[[], bool],
         run(training, stopped=told)
         return
     watcher.begun(data, training.step)
-    log = Log(folder)
     pictures = [x.to(fabric.device) for x in as_unit(list(data.validation))]
+    log = Log(folder)
 
     def report(row: Row) -> None:
         log.row(row)
@@ -181,8 +181,8 @@ def _run(training: Training, data: Data, folder: Path, told: Callable[[], bool],
             log.validation(row.step, points, x_hat)
             watcher.curve(row.step, points)
 
-    run(training, report=report, stopped=told)
-    log.close()
+    with closing(log):
+        run(training, report=report, stopped=told)
 
 
 def hours(folder: Path) -> float:

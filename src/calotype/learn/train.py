@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -187,33 +187,43 @@ def run(
         stopped: Asked after each step.
         every: Steps between reports. A state that is not finite is found there, and undone.
     """
-    fabric, recipe = training.fabric, training.recipe
-
-    def ended() -> bool:
-        if training.step >= recipe.steps:
-            return True
-        if fabric.world_size == 1:
-            return stopped()
-        if training.step % every:  # processes hear of a stop at different steps; they agree now and then
-            return False
-        return bool(fabric.all_reduce(torch.tensor(float(stopped()), device=fabric.device), reduce_op="sum"))
-
+    ended = partial(_ended, training, stopped, every)
     good = training.state()
     while not ended():
         training.crops.salt = training.rollbacks
-        sums = torch.zeros(3, device=fabric.device)
-        for x, level in training.crops.batches(training.step, recipe.steps, fabric.global_rank, fabric.world_size):
-            sums += training.advance(x, level)
-            last = ended()
-            if training.step % every and not last:
-                continue
-            loss, bpp, mse = (fabric.all_reduce(sums, reduce_op="mean") / (training.step - good["step"])).tolist()
-            if not (math.isfinite(loss) and training.is_sound()):
+        for row in _rows(training, ended, every):
+            if not (math.isfinite(row.loss) and training.is_sound()):
                 training.roll_back(good)
                 break
             good = training.state()
-            sums.zero_()
             if report is not None:
-                report(Row(training.step, loss, bpp, mse, training.rollbacks))
-            if last:
-                break
+                report(row)
+
+
+def _ended(training: Training, stopped: Callable[[], bool], every: int) -> bool:
+    """Whether the last step is done, or a stop was asked for; all processes agree."""
+    fabric = training.fabric
+    if training.step >= training.recipe.steps:
+        return True
+    if fabric.world_size == 1:
+        return stopped()
+    if training.step % every:  # processes hear of a stop at different steps; they agree now and then
+        return False
+    return bool(fabric.all_reduce(torch.tensor(float(stopped()), device=fabric.device), reduce_op="sum"))
+
+
+def _rows(training: Training, ended: Callable[[], bool], every: int) -> Iterator[Row]:
+    """Train; gives the means of every `every` steps, and of what is left when it has ended."""
+    fabric, first = training.fabric, training.step
+    sums = torch.zeros(3, device=fabric.device)
+    for x, level in training.crops.batches(first, training.recipe.steps, fabric.global_rank, fabric.world_size):
+        sums += training.advance(x, level)
+        last = ended()
+        if training.step % every and not last:
+            continue
+        loss, bpp, mse = (fabric.all_reduce(sums, reduce_op="mean") / (training.step - first)).tolist()
+        yield Row(training.step, loss, bpp, mse, training.rollbacks)
+        if last:
+            return
+        first = training.step
+        sums.zero_()
