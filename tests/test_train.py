@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,9 +23,10 @@ from calotype.errors import InputError, OptionError
 from calotype.learn import checkpoint, config
 from calotype.learn.config import Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
-from calotype.learn.fit import CHECKPOINT, CONFIG, Data, fit, weights_from
+from calotype.learn.fit import CHECKPOINT, CONFIG, Data, Watcher, fit, make_fabric, weights_from
 from calotype.learn.model import Codec
 from calotype.learn.train import DivergedError, Row, Training, run
+from calotype.learn.watch import LOG, Log
 
 SMALL = Architecture(y_channels=32, z_channels=16, width=32, blocks=2, prior_width=32, context_blocks=1)
 RECIPE = Recipe(steps=30, batch=4, crop_px=64, warmup=2)
@@ -97,12 +99,44 @@ def test_held_and_streamed_pictures_give_the_same_crops(folder: Path) -> None:
     assert _run([sys.executable, "-c", STREAMED, str(folder)]).stdout == "equal\n"
 
 
+BROKEN = """
+import sys
+from pathlib import Path
+from calotype.errors import InputError
+from calotype.learn.config import Recipe
+from calotype.learn.data import Crops, Pictures, find_pictures
+paths = find_pictures(sys.argv[1:])
+crops = Crops(Pictures(paths, 64, most_bytes=0), None, Recipe(batch=4, crop_px=64))
+for path in paths:
+    path.write_bytes(path.read_bytes()[:500])
+for workers in (0, 2):
+    try:
+        next(crops.batches(0, 1, workers=workers))
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_when_no_picture_can_be_decoded_drawing_ends(tmp_path: Path, folder: Path) -> None:
+    copied = shutil.copytree(folder, tmp_path / "pictures")
+    said = _run([sys.executable, "-c", BROKEN, str(copied)]).stdout.splitlines()
+    assert len(said) == 2
+    assert said[0] == said[1]
+    assert "none of 200 pictures" in said[0]
+
+
 def test_processes_share_the_batch_of_one(folder: Path) -> None:
     crops = Crops(Pictures(find_pictures([folder]), 64), None, RECIPE)
     whole, level = crops.batch(7)
     parts = [next(crops.batches(7, 8, rank, 2)) for rank in (0, 1)]
     assert torch.equal(torch.stack([parts[0][0], parts[1][0]], 1).flatten(0, 1), whole)
     assert torch.equal(torch.stack([parts[0][1], parts[1][1]], 1).flatten(), level)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(OptionError, match="batch 8 is no multiple of the 3 processes"):
+        make_fabric("cpu", 8)
 
 
 def test_levels_are_one_of_each_stratum(folder: Path) -> None:
@@ -317,6 +351,24 @@ def test_a_run_that_cannot_be_saved_says_so(make: Callable[..., Training]) -> No
     training.advance = lambda x, level: advance(x * float("nan"), level)
     with pytest.raises(DivergedError, match="learning rate"):
         run(training, every=2)
+
+
+def test_the_log_is_closed_however_a_run_ends(
+    make: Callable[..., Training], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, closed = make(steps=2), list[Log]()
+    close = Log.close
+    monkeypatch.setattr(Log, "close", lambda log: (closed.append(log), close(log)))
+
+    def fail(row: Row) -> None:
+        raise InterruptedError(row.step)
+
+    pictures = training.crops.pools[0]
+    watcher = Watcher(lambda *_: None, fail, lambda *_: None)
+    with pytest.raises(InterruptedError):
+        fit(training.config, Data(pictures, None, pictures), tmp_path, training.fabric, None, watcher)
+    assert len(closed) == 1
+    assert json.loads((tmp_path / LOG).read_text())["step"] == 2
 
 
 def test_a_run_stops_when_told(make: Callable[..., Training]) -> None:

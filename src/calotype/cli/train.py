@@ -62,7 +62,7 @@ def train(
     plan = _plan(recipe, out, {"steps": steps, "batch": batch, "seed": seed})
     folder = run or out.with_suffix(".run")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    fabric = fit.make_fabric(device)
+    fabric = fit.make_fabric(device, plan.recipe.batch)
     data = fit.Data.find(pictures, lossless or [], validation or [], plan.recipe.crop_px, fabric.device)
     columns = (
         TextColumn("training"),

@@ -68,13 +68,19 @@ class Data:
         return [Image.fromarray(pictures[i].cpu().numpy()) for i in range(0, len(pictures), every)]
 
 
-def make_fabric(device: str) -> Fabric:
-    """The devices that `device` (auto, cpu, cuda) names; under torchrun, all its processes."""
+def make_fabric(device: str, batch: int) -> Fabric:
+    """The devices that `device` (auto, cpu, cuda) names; under torchrun, all its processes, which share each batch.
+
+    Raises:
+        OptionError: If there is no such device, or the batch cannot be shared evenly.
+    """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device not in ("auto", "cpu", "cuda"):
         raise OptionError(f"device {device!r} is none of auto, cpu and cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise OptionError("device cuda: PyTorch finds no GPU here; leave the option out to train on the CPU")
+    if batch % processes:
+        raise OptionError(f"batch {batch} is no multiple of the {processes} processes that share it: give one that is")
     kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     fabric = Fabric(accelerator=kind, devices=processes, strategy="ddp" if processes > 1 else "auto")
     fabric.launch()
