@@ -158,9 +158,9 @@ def test_weights_tell_what_they_were_trained_in(has: dict[str, int]) -> None:
     ("change", "said"),
     [
         (lambda weights: weights.clear(), "no weights of a codec"),
-        (lambda weights: weights.pop("h_a.stem.bias"), r"h_a.stem.bias is missing in the weights and \(32,\)"),
-        (lambda weights: weights.update(other=torch.ones(2, 3)), r"other is \(2, 3\) in the weights and missing"),
-        (lambda weights: weights.update({7: torch.ones(1)}), r"7 is \(1,\) in the weights and missing"),
+        (lambda weights: weights.pop("h_a.stem.bias"), r"h_a.stem.bias is missing in the weights, \(32,\)"),
+        (lambda weights: weights.update(other=torch.ones(2, 3)), r"other is \(2, 3\) in the weights, missing"),
+        (lambda weights: weights.update({7: torch.ones(1)}), r"7 is \(1,\) in the weights, missing"),
         (lambda weights: weights.update({"g_a.down.bias": torch.ones(30)}), "30 y_channels"),
         (lambda weights: weights.update({"g_a.stem.bias": torch.ones(8)}), r"g_a.stem.bias is \(8,\).* and \(32,\)"),
         (lambda weights: weights.update(Codec(replace(SMALL, y_channels=48)).state_dict()), "48 y_channels.* not 32"),

@@ -47,7 +47,7 @@ def origin(weights: dict[str, Tensor], arch: Architecture) -> Architecture:
     for name in sorted({*weights, *needed}, key=str):
         has, wanted = (str(tuple(w[name].shape)) if name in w else "missing" for w in (weights, needed))
         if has != wanted:
-            raise InputError(f"{name} is {has} in the weights and {wanted} in the recipe's architecture; they must agree")
+            raise InputError(f"{name} is {has} in the weights, {wanted} in the recipe's architecture: they must agree")
     return trained
 
 
