@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import torch
 from PIL import Image
 
 from calotype import bundle
+from calotype.errors import InputError
 from calotype.learn.calibrate import fit
 from calotype.learn.config import Architecture
 from calotype.learn.data import Crops
 from calotype.learn.dyadic import DyadicBlock, DyadicConv, activation, stream
 from calotype.learn.export import family, frequencies, members
-from calotype.learn.grow import grown, kept_channels
+from calotype.learn.grow import grown, kept_channels, origin
 from calotype.learn.model import Codec
 from calotype.learn.muon import orthogonalise
 from calotype.learn.start import start_as_transform
@@ -109,7 +111,7 @@ def test_exported_transforms_are_close(codec: Codec, runtime: Runtime, pictures:
 def test_growth_keeps_what_was_learned_and_loses_less(codec: Codec, crops: Crops) -> None:
     larger = Codec(replace(SMALL, y_channels=48))
     fitted = torch.cat([crops.batch(i)[0] for i in range(16)])
-    larger.load_state_dict(grown(codec.state_dict(), larger.arch, fitted))
+    larger.load_state_dict(grown(codec.state_dict(), larger.arch, lambda: fitted))
     larger.eval()
     kept, level = kept_channels(32, 48), torch.full((16,), 208)
     x = crops.batch(16)[0]  # others than those that it was fitted to
@@ -142,11 +144,40 @@ def test_real_bits_are_the_estimated_ones(pictures: list[torch.Tensor], crops: C
         assert 8 * len(words) == pytest.approx(float(coded.y_bits + coded.z_bits), rel=0.005)
 
 
+def _no_crops() -> torch.Tensor:
+    pytest.fail("crops are only for new channels of y")
+
+
+@pytest.mark.parametrize("has", [{}, {"y_channels": 16}, {"context_steps": 2}])
+def test_weights_tell_what_they_were_trained_in(has: dict[str, int]) -> None:
+    arch = replace(SMALL, **has)
+    assert origin(Codec(arch).state_dict(), SMALL) == arch
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weights: weights.clear(), "no weights of a codec"),
+        (lambda weights: weights.pop("h_a.stem.bias"), r"h_a.stem.bias is missing in the weights, \(32,\)"),
+        (lambda weights: weights.update(other=torch.ones(2, 3)), r"other is \(2, 3\) in the weights, missing"),
+        (lambda weights: weights.update({7: torch.ones(1)}), r"7 is \(1,\) in the weights, missing"),
+        (lambda weights: weights.update({"g_a.down.bias": torch.ones(30)}), "30 y_channels"),
+        (lambda weights: weights.update({"g_a.stem.bias": torch.ones(8)}), r"g_a.stem.bias is \(8,\).* and \(32,\)"),
+        (lambda weights: weights.update(Codec(replace(SMALL, y_channels=48)).state_dict()), "48 y_channels.* not 32"),
+    ],
+)
+def test_weights_that_fit_no_codec_say_so(change: Callable[[dict[object, torch.Tensor]], object], said: str) -> None:
+    weights = dict(Codec(SMALL).state_dict())
+    change(weights)
+    with pytest.raises(InputError, match=said):
+        grown(weights, SMALL, _no_crops)
+
+
 def test_two_steps_grow_into_four() -> None:
     torch.manual_seed(0)
     two = Codec(replace(SMALL, context_steps=2)).eval()
     four = Codec(SMALL).eval()
-    four.load_state_dict(grown(two.state_dict(), SMALL, torch.empty(0)))
+    four.load_state_dict(grown(two.state_dict(), SMALL, _no_crops))
     y, features = 9 * torch.randn(1, 32, 4, 8), stream(torch.randn(1, 32, 4, 8))
     with torch.no_grad():
         (y_two, *before), (y_four, *after) = two.predict(y, features), four.predict(y, features)

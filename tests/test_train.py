@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,10 @@ from calotype.errors import InputError, OptionError
 from calotype.learn import checkpoint, config
 from calotype.learn.config import Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
+from calotype.learn.fit import CHECKPOINT, CONFIG, Data, Watcher, fit, make_fabric, weights_from
+from calotype.learn.model import Codec
 from calotype.learn.train import DivergedError, Row, Training, run
+from calotype.learn.watch import LOG, Log
 
 SMALL = Architecture(y_channels=32, z_channels=16, width=32, blocks=2, prior_width=32, context_blocks=1)
 RECIPE = Recipe(steps=30, batch=4, crop_px=64, warmup=2)
@@ -95,12 +99,44 @@ def test_held_and_streamed_pictures_give_the_same_crops(folder: Path) -> None:
     assert _run([sys.executable, "-c", STREAMED, str(folder)]).stdout == "equal\n"
 
 
+BROKEN = """
+import sys
+from pathlib import Path
+from calotype.errors import InputError
+from calotype.learn.config import Recipe
+from calotype.learn.data import Crops, Pictures, find_pictures
+paths = find_pictures(sys.argv[1:])
+crops = Crops(Pictures(paths, 64, most_bytes=0), None, Recipe(batch=4, crop_px=64))
+for path in paths:
+    path.write_bytes(path.read_bytes()[:500])
+for workers in (0, 2):
+    try:
+        next(crops.batches(0, 1, workers=workers))
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_when_no_picture_can_be_decoded_drawing_ends(tmp_path: Path, folder: Path) -> None:
+    copied = shutil.copytree(folder, tmp_path / "pictures")
+    said = _run([sys.executable, "-c", BROKEN, str(copied)]).stdout.splitlines()
+    assert len(said) == 2
+    assert said[0] == said[1]
+    assert "none of 200 pictures" in said[0]
+
+
 def test_processes_share_the_batch_of_one(folder: Path) -> None:
     crops = Crops(Pictures(find_pictures([folder]), 64), None, RECIPE)
     whole, level = crops.batch(7)
     parts = [next(crops.batches(7, 8, rank, 2)) for rank in (0, 1)]
     assert torch.equal(torch.stack([parts[0][0], parts[1][0]], 1).flatten(0, 1), whole)
     assert torch.equal(torch.stack([parts[0][1], parts[1][1]], 1).flatten(), level)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(OptionError, match="batch 8 is no multiple of the 3 processes"):
+        make_fabric("cpu", 8)
 
 
 def test_levels_are_one_of_each_stratum(folder: Path) -> None:
@@ -192,14 +228,28 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, folder: Path, recipe:
         ("{", "recipe"),
         ('{"recipe": {"stepz": 3}}', "stepz"),
         ('{"recipe": {"batch": -1}}', "batch"),
+        ('{"recipe": {"steps": 0}}', "steps is 0, not over 0"),
+        ('{"recipe": {"seed": -1}}', "seed is -1, not 0 or more"),
+        ('{"recipe": {"seed": 4294967296}}', r"seed is .*, not .* below 2\^32"),
+        ('{"recipe": {"clip": NaN}}', "clip is nan, not over 0"),
+        ('{"recipe": {"crop_px": 100}}', "crop_px is 100, not a multiple of 64"),
         ('{"architecture": {"width": "wide"}}', "width"),
+        ('{"architecture": {"y_channels": 30}}', "y_channels is 30, not a multiple of 4"),
+        ('{"architecture": {"context_steps": 3}}', "context_steps is 3, not 2 or 4"),
         ('{"other": 1}', "nothing else"),
+        ('{"card": 1}', "nothing else"),
     ],
 )
 def test_bad_recipes_are_refused(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "r.json").write_text(content)
     with pytest.raises(OptionError, match=said):
         config.read(tmp_path / "r.json")
+
+
+def test_what_is_written_can_be_read(tmp_path: Path) -> None:
+    plan = Config(SMALL, replace(RECIPE, seed=0, warmup=0, fine_level=0))
+    plan.write(tmp_path / "config.json")
+    assert config.read(tmp_path / "config.json") == plan
 
 
 def test_shipped_recipes_can_be_read() -> None:
@@ -233,9 +283,51 @@ def test_weights_start_another_run(make: Callable[..., Training], tmp_path: Path
     second = Training(first.config, first.crops, weights=weights)
     for a, b in zip(first.average.parameters(), second.codec.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-    (tmp_path / "other.pt").write_bytes(b"PK\x03\x04 no weights")
-    with pytest.raises(InputError, match="other"):
-        checkpoint.load_weights(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PK\x03\x04 no weights", "no weights or checkpoint"),
+        (b"", "no weights or checkpoint"),
+        ([torch.ones(2)], "but a list"),
+        (torch.ones(2), "but a Tensor"),
+        ({"step": 3}, "tensors by name"),
+        ({"average": [1]}, "tensors by name"),
+        ({"head.weight": torch.ones(2)}, "no weights of a codec"),
+        (Codec(replace(SMALL, width=48)).state_dict(), "g_a.blocks.0.a.bias"),
+    ],
+)
+def test_other_files_are_no_weights(tmp_path: Path, content: object, said: str) -> None:
+    path = tmp_path / "other.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(InputError, match=f"other.pt: .*{said}"):
+        weights_from(str(path), SMALL)
+    with pytest.raises(InputError, match=r"other.pt: no "):
+        checkpoint.load(path)
+
+
+def test_a_model_of_another_size_is_no_start() -> None:
+    with pytest.raises(InputError, match=r"photo: .*y_channels"):
+        weights_from("photo", SMALL)
+
+
+def test_a_resumed_run_draws_no_crops_to_start_from(
+    make: Callable[..., Training], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = make()
+    _losses(saved, 2)
+    checkpoint.save(saved.state(), tmp_path / CHECKPOINT)
+    saved.config.write(tmp_path / CONFIG)
+    drawn = list[int]()
+    monkeypatch.setattr(Crops, "batch", lambda _, step: drawn.append(step))
+    pictures = Pictures(find_pictures([folder]), 64)
+    plan = replace(saved.config, recipe=replace(RECIPE, steps=2))
+    assert fit(plan, Data(pictures, None, pictures), tmp_path, saved.fabric, "photo", None)
+    assert not drawn
 
 
 def test_numbers_that_are_not_finite_are_undone(make: Callable[..., Training]) -> None:
@@ -259,6 +351,24 @@ def test_a_run_that_cannot_be_saved_says_so(make: Callable[..., Training]) -> No
     training.advance = lambda x, level: advance(x * float("nan"), level)
     with pytest.raises(DivergedError, match="learning rate"):
         run(training, every=2)
+
+
+def test_the_log_is_closed_however_a_run_ends(
+    make: Callable[..., Training], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, closed = make(steps=2), list[Log]()
+    close = Log.close
+    monkeypatch.setattr(Log, "close", lambda log: (closed.append(log), close(log)))
+
+    def fail(row: Row) -> None:
+        raise InterruptedError(row.step)
+
+    pictures = training.crops.pools[0]
+    watcher = Watcher(lambda *_: None, fail, lambda *_: None)
+    with pytest.raises(InterruptedError):
+        fit(training.config, Data(pictures, None, pictures), tmp_path, training.fabric, None, watcher)
+    assert len(closed) == 1
+    assert json.loads((tmp_path / LOG).read_text())["step"] == 2
 
 
 def test_a_run_stops_when_told(make: Callable[..., Training]) -> None:

@@ -1,7 +1,7 @@
 """Do size and PSNR rise over all levels, and is no level wasteful? `python tools/levels.py PICTURES...`.
 
 Prints, for each picture, the worst step back in size and in PSNR from one level to the next, and the level that lies
-highest over the hull of the picture's own points, in percent of its bits.
+highest over the convex hull of size over squared error of the picture's own points, in percent of the size there.
 """
 
 from __future__ import annotations
@@ -32,18 +32,19 @@ def sweep(path: Path, step: int) -> list[tuple[int, float, float]]:
     return [(level, float(len(data)), coder.psnr_db(data)) for level, data in files]
 
 
-def over_hull(size: np.ndarray, psnr_db: np.ndarray) -> np.ndarray:
-    """How far the log of each size lies over the lower hull of log size over PSNR."""
-    log_size, hull = np.log(size), list[int]()
-    for i in np.argsort(psnr_db):
+def over_hull(size: np.ndarray, mse: np.ndarray) -> np.ndarray:
+    """How far each size lies over the lower convex hull of size over squared error, as a share of the hull."""
+    hull = list[int]()
+    for i in np.lexsort((size, mse)):
+        if hull and mse[i] == mse[hull[-1]]:
+            continue
         while len(hull) >= 2:
             a, b = hull[-2:]
-            slope = (log_size[i] - log_size[a]) / (psnr_db[i] - psnr_db[a])
-            if log_size[b] < log_size[a] + slope * (psnr_db[b] - psnr_db[a]):
+            if (size[b] - size[a]) * (mse[i] - mse[a]) < (size[i] - size[a]) * (mse[b] - mse[a]):
                 break
             hull.pop()
         hull.append(int(i))
-    return np.expm1(log_size - np.interp(psnr_db, psnr_db[hull], log_size[hull]))
+    return size / np.interp(mse, mse[hull], size[hull]) - 1
 
 
 def main() -> None:
@@ -58,7 +59,7 @@ def main() -> None:
         for path, rows in zip(paths, pool.map(partial(sweep, step=args.step), paths), strict=True):
             level, size, psnr_db = np.array(rows).T
             shrinking, loss_db = -np.diff(size) / size[:-1], -np.diff(psnr_db)
-            over = over_hull(size, psnr_db)
+            over = over_hull(size, 10 ** (-psnr_db / 10))
             good = shrinking.max() <= MOST_SHRINKING and loss_db.max() <= MOST_LOSS_DB and over.max() <= MOST_OVER_HULL
             failed += not good
             print(

@@ -45,7 +45,7 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; the recipe's if not given.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Crops a step.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all that is random.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all that is random.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Train a model on your own pictures.
@@ -62,7 +62,7 @@ def train(
     plan = _plan(recipe, out, {"steps": steps, "batch": batch, "seed": seed})
     folder = run or out.with_suffix(".run")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    fabric = fit.make_fabric(device)
+    fabric = fit.make_fabric(device, plan.recipe.batch)
     data = fit.Data.find(pictures, lossless or [], validation or [], plan.recipe.crop_px, fabric.device)
     columns = (
         TextColumn("training"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from calotype.errors import InputError
+
+STATE = {"step", "rollbacks", "codec", "average", "optimisers"}
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -19,16 +20,26 @@ def save(state: dict[str, Any], path: Path) -> None:
     unfinished.replace(path)
 
 
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # damaged files raise nearly anything
+        raise InputError(f"{path}: no weights or checkpoint of calotype: {error}") from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: no weights or checkpoint of calotype, but a {type(state).__name__}")
+    return state
+
+
 def load(path: Path) -> dict[str, Any]:
-    """A state that `save` or `save_weights` wrote.
+    """The state of a run, as `save` wrote it.
 
     Raises:
         InputError: If the file is something else.
     """
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"{path}: no weights or checkpoint of calotype: {error}") from error
+    state = _load(path)
+    if missing := STATE - set(state):
+        raise InputError(f"{path}: no checkpoint of a run; it lacks {', '.join(sorted(missing))}")
+    return state
 
 
 def save_weights(state: dict[str, Any], path: Path) -> None:
@@ -37,9 +48,13 @@ def save_weights(state: dict[str, Any], path: Path) -> None:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Weights in float32, from a file of weights or a checkpoint."""
-    state = load(path)
+    """Weights in float32, from a file of weights or a checkpoint.
+
+    Raises:
+        InputError: If the file is something else. Whether they are a codec's, `grow.grown` finds out.
+    """
+    state = _load(path)
     weights = state.get("average", state)
-    if not all(isinstance(value, Tensor) for value in weights.values()):
-        raise InputError(f"{path}: holds no weights of a codec")
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError(f"{path}: no weights of a codec; those are tensors by name")
     return {name: value.float() for name, value in weights.items()}

@@ -18,7 +18,7 @@ class Architecture:
 
     Attributes:
         channels: Channels of the picture.
-        y_channels: Channels of the latent y, at 1/16 of the picture's size.
+        y_channels: Channels of the latent y, at 1/16 of the picture's size; a multiple of 4.
         z_channels: Channels of the hyper-latent z, at 1/64.
         width: Width of analysis and synthesis, at 1/8.
         blocks: Blocks in each of analysis and synthesis.
@@ -53,7 +53,7 @@ class Recipe:
         crop_px: Side of a crop; a multiple of 64.
         muon_rate: Peak learning rate of matrices (Muon, scaled to AdamW's RMS).
         adamw_rate: Peak learning rate of everything else.
-        warmup: Steps until the peak; a cosine leads from there to zero.
+        warmup: Steps until the peak, 0 or more; a cosine leads from there to zero.
         clip: Largest norm of the gradient.
         ema: Decay of the moving average of the weights that is exported.
         fine_level: From this level on, crops come from the lossless pictures half the time.
@@ -94,14 +94,32 @@ class Config:
 
 Section = TypeVar("Section", Architecture, Recipe)
 
+MAY_BE_ZERO = {"seed", "warmup", "fine_level"}
+MULTIPLES = {"crop_px": 64, "y_channels": 4}
+CHOICES = {"context_steps": (2, 4)}
+LIMIT = 1 << 32
+
+
+def _wanted(name: str, kind: type, value: Any) -> str | None:
+    """What a value should be, if it is not."""
+    if isinstance(value, bool) or not isinstance(value, (kind, int)):
+        return f"{'a whole' if kind is int else 'a'} number"
+    if not 0 <= value < LIMIT or (value == 0 and name not in MAY_BE_ZERO):
+        return f"{'0 or more' if name in MAY_BE_ZERO else 'over 0'} and below 2^32"
+    if kind is int and value % MULTIPLES.get(name, 1):
+        return f"a multiple of {MULTIPLES[name]}"
+    if value not in CHOICES.get(name, (value,)):
+        return " or ".join(map(str, CHOICES[name]))
+    return None
+
 
 def _section(kind: type[Section], values: dict[str, Any], path: Path) -> Section:
     known = {f.name: type(f.default) for f in fields(kind)}
     for name, value in values.items():
         if name not in known:
             raise OptionError(f"{path}: {kind.__name__.lower()} has no {name}; it has {', '.join(known)}")
-        if isinstance(value, bool) or not isinstance(value, (known[name], int)) or value <= 0:
-            raise OptionError(f"{path}: {name} is {value!r}, not a {known[name].__name__} over 0")
+        if wanted := _wanted(name, known[name], value):
+            raise OptionError(f"{path}: {name} is {value!r}, not {wanted}")
     return kind(**values)
 
 
@@ -118,8 +136,9 @@ def read(name: str | Path) -> Config:
     except (OSError, ValueError) as error:
         shipped_names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.json")))
         raise OptionError(f"recipe {name}: {error}; give a JSON file or one of: {shipped_names}") from error
-    if not isinstance(values, dict) or not set(values) <= {"architecture", "recipe", "card"}:
-        raise OptionError(f"{path}: a recipe is an object with architecture, recipe and card, and nothing else")
+    known = isinstance(values, dict) and set(values) <= {"architecture", "recipe", "card"}
+    if not known or not all(isinstance(section, dict) for section in values.values()):
+        raise OptionError(f"{path}: a recipe is an object of the objects architecture, recipe and card, nothing else")
     return Config(
         _section(Architecture, values.get("architecture", {}), path),
         _section(Recipe, values.get("recipe", {}), path),

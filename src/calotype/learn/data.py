@@ -25,6 +25,8 @@ from calotype.learn.config import Recipe
 NO_PICTURES = {".tsv", ".txt", ".json", ".jsonl", ".md", ".csv"}
 CHANNELS = 3
 MEMORY_SHARE = 0.5
+MOST_DRAWS = 200
+NONE_DECODES = f"none of {MOST_DRAWS} pictures drawn to learn from could be decoded: they are damaged, or gone by now"
 FAILURES = (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError)
 
 
@@ -136,6 +138,9 @@ class Crops(Dataset[tuple[Tensor, int]]):
 
     Number n is crop n mod batch of step n // batch. The levels of a step are one from each of `batch` strata. At or
     above `fine_level`, half of the crops come from the `fine` pictures: lossless ones, without a codec's traces.
+
+    Raises:
+        InputError: On drawing, if picture after picture cannot be decoded.
     """
 
     def __init__(self, pictures: Pictures, fine: Pictures | None, recipe: Recipe) -> None:
@@ -151,11 +156,12 @@ class Crops(Dataset[tuple[Tensor, int]]):
         pool, share = self.pools[fine], self.shares[fine]
         assert pool is not None
         assert share is not None
-        while True:
+        for _ in range(MOST_DRAWS):
             try:
                 return self._crop(pool[int(random.choice(len(pool), p=share))], random), level
             except FAILURES:  # noqa: PERF203 (only found out now, where pictures are read when drawn)
                 continue
+        raise InputError(NONE_DECODES)
 
     def _crop(self, picture: Tensor, random: np.random.Generator) -> Tensor:
         size = self.recipe.crop_px
@@ -177,6 +183,9 @@ class Crops(Dataset[tuple[Tensor, int]]):
             workers = 0 if held else max(1, (os.cpu_count() or 1) // world)
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(self, batch_sampler=numbers, num_workers=workers)  # pyright: ignore[reportArgumentType]
         device = self.pools[0].device if self.pools[0] else torch.device("cpu")
-        for crops, level in loader:
-            x = crops.to(device).permute(0, 3, 1, 2).contiguous().float() / 255 - 0.5
-            yield x, level.to(device)
+        try:
+            for crops, level in loader:
+                x = crops.to(device).permute(0, 3, 1, 2).contiguous().float() / 255 - 0.5
+                yield x, level.to(device)
+        except InputError as error:  # a worker's says where it was raised, too
+            raise InputError(NONE_DECODES) from error

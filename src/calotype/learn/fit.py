@@ -7,7 +7,7 @@ import os
 import platform
 import signal
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -21,9 +21,10 @@ from torch import Tensor
 from calotype import bundle, library
 from calotype.errors import InputError, OptionError
 from calotype.learn import card, checkpoint, config
-from calotype.learn.config import Config
+from calotype.learn.config import Architecture, Config
 from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.export import export
+from calotype.learn.grow import origin
 from calotype.learn.restore import codec_of
 from calotype.learn.train import Row, Training, run
 from calotype.learn.watch import LOG, Log, Point, as_unit, curve
@@ -67,26 +68,39 @@ class Data:
         return [Image.fromarray(pictures[i].cpu().numpy()) for i in range(0, len(pictures), every)]
 
 
-def make_fabric(device: str) -> Fabric:
-    """The devices that `device` (auto, cpu, cuda) names; under torchrun, all its processes."""
+def make_fabric(device: str, batch: int) -> Fabric:
+    """The devices that `device` (auto, cpu, cuda) names; under torchrun, all its processes, which share each batch.
+
+    Raises:
+        OptionError: If there is no such device, or the batch cannot be shared evenly.
+    """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device not in ("auto", "cpu", "cuda"):
         raise OptionError(f"device {device!r} is none of auto, cpu and cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise OptionError("device cuda: PyTorch finds no GPU here; leave the option out to train on the CPU")
+    if batch % processes:
+        raise OptionError(f"batch {batch} is no multiple of the {processes} processes that share it: give one that is")
     kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     fabric = Fabric(accelerator=kind, devices=processes, strategy="ddp" if processes > 1 else "auto")
     fabric.launch()
     return fabric
 
 
-def weights_from(source: str | None) -> dict[str, Tensor] | None:
-    """Weights of a file that ends in .pt, or of a model by name or path."""
-    if source is None:
-        return None
-    if source.endswith(".pt"):
-        return checkpoint.load_weights(Path(source))
-    return codec_of(library.find(source)).state_dict()
+def weights_from(source: str, arch: Architecture) -> dict[str, Tensor]:
+    """Weights of a file that ends in .pt, or of a model by name or path, from which `arch` can start.
+
+    Raises:
+        InputError: If they are of no codec, or of one that cannot grow into `arch`.
+        ModelError: If there is no such model, or one that cannot be trained on.
+    """
+    is_file = source.endswith(".pt")
+    weights = checkpoint.load_weights(Path(source)) if is_file else codec_of(library.find(source)).state_dict()
+    try:
+        origin(weights, arch)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    return weights
 
 
 @contextmanager
@@ -134,15 +148,23 @@ def fit(plan: Config, data: Data, folder: Path, fabric: Fabric, start: str | Non
     saved = folder / CHECKPOINT
     if saved.exists():
         _check_same(folder, plan)
-    crops = Crops(data.train, data.fine, plan.recipe)
-    training = Training(plan, crops, fabric, None if saved.exists() else weights_from(start))
-    if saved.exists():
-        training.load(checkpoint.load(saved))
+    training = _begun(plan, Crops(data.train, data.fine, plan.recipe), fabric, saved, start)
     if watcher is not None:
         plan.write(folder / CONFIG)
     with until_told() as told:
         _run(training, data, folder, told, watcher)
     return training.step >= plan.recipe.steps
+
+
+def _begun(plan: Config, crops: Crops, fabric: Fabric, saved: Path, start: str | None) -> Training:
+    """A run as its checkpoint left it, or a new one."""
+    if not saved.exists():
+        weights = None if start is None else weights_from(start, plan.architecture)
+        return Training(plan, crops, fabric, weights)
+    state = checkpoint.load(saved)
+    training = Training(plan, crops, fabric, state["codec"])
+    training.load(state)
+    return training
 
 
 def _run(training: Training, data: Data, folder: Path, told: Callable[[], bool], watcher: Watcher | None) -> None:
@@ -151,8 +173,8 @@ def _run(training: Training, data: Data, folder: Path, told: Callable[[], bool],
         run(training, stopped=told)
         return
     watcher.begun(data, training.step)
-    log = Log(folder)
     pictures = [x.to(fabric.device) for x in as_unit(list(data.validation))]
+    log = Log(folder)
 
     def report(row: Row) -> None:
         log.row(row)
@@ -165,8 +187,8 @@ def _run(training: Training, data: Data, folder: Path, told: Callable[[], bool],
             log.validation(row.step, points, x_hat)
             watcher.curve(row.step, points)
 
-    run(training, report=report, stopped=told)
-    log.close()
+    with closing(log):
+        run(training, report=report, stopped=told)
 
 
 def hours(folder: Path) -> float:
@@ -186,8 +208,6 @@ def to_bundle(folder: Path, data: Data, out: Path) -> None:
     """Write the bundle of a run and its card: what it was made from, how good it is."""
     plan = config.read(folder / CONFIG)
     state = checkpoint.load(folder / CHECKPOINT)
-    if "average" not in state:
-        raise InputError(f"{folder / CHECKPOINT}: no checkpoint of a run")
     weights: dict[str, Any] = state["average"]
     validation = [Image.fromarray(p.numpy()) for p in data.validation]
     made = {"steps_trained": state["step"], "hours": round(hours(folder), 2), "hardware": hardware()}

@@ -7,12 +7,14 @@ reduced-rank regression of the residual on the pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calotype.errors import InputError
 from calotype.learn.config import Architecture
 from calotype.learn.model import Codec
 
@@ -25,19 +27,45 @@ def kept_channels(old: int, new: int) -> Tensor:
     return (torch.arange(old).reshape(4, -1) + torch.arange(4)[:, None] * (new - old) // 4).flatten()
 
 
-def grown(weights: dict[str, Tensor], arch: Architecture, crops: Tensor) -> dict[str, Tensor]:
+def origin(weights: dict[str, Tensor], arch: Architecture) -> Architecture:
+    """The architecture that weights were trained in, if they can grow from there to `arch`.
+
+    Raises:
+        InputError: If they are of another codec, or of one that has more channels of y or steps of the prior.
+    """
+    steps = sum(name.endswith("head.bias") and name.startswith("steps.") for name in map(str, weights))
+    y_channels = weights.get("g_a.down.bias", torch.empty(0)).numel()
+    if steps not in (2, 4) or not y_channels or y_channels % 4:
+        raise InputError(f"these are no weights of a codec: {steps} context_steps and {y_channels} y_channels")
+    trained = replace(arch, y_channels=y_channels, context_steps=steps)
+    for name in ("y_channels", "context_steps"):
+        has, wanted = getattr(trained, name), getattr(arch, name)
+        if has > wanted:
+            raise InputError(f"the weights are of {has} {name}; give a recipe of as many or more, not {wanted}")
+    with torch.device("meta"):
+        needed = Codec(trained).state_dict()
+    for name in sorted({*weights, *needed}, key=str):
+        has, wanted = (str(tuple(w[name].shape)) if name in w else "missing" for w in (weights, needed))
+        if has != wanted:
+            raise InputError(f"{name} is {has} in the weights, {wanted} in the recipe's architecture: they must agree")
+    return trained
+
+
+def grown(weights: dict[str, Tensor], arch: Architecture, crops: Callable[[], Tensor]) -> dict[str, Tensor]:
     """Weights for an architecture that has more channels of y, or more steps of the prior, than they were trained with.
 
     Args:
         weights: Those of a trained codec.
         arch: What they are to fit.
-        crops: Pictures (n, c, h, w) in [-0.5, 0.5] to fit new channels to.
+        crops: Gives pictures (n, c, h, w) in [-0.5, 0.5] to fit new channels to; only called if there are any.
+
+    Raises:
+        InputError: As `origin` does.
     """
-    steps = sum(name.endswith("head.bias") and name.startswith("steps.") for name in weights)
-    trained = Codec(replace(arch, y_channels=len(weights["g_a.down.bias"]), context_steps=steps))
+    trained = Codec(origin(weights, arch))
     trained.load_state_dict(weights)
     if trained.arch.y_channels != arch.y_channels:
-        trained = _with_channels(trained, arch.y_channels, crops)
+        trained = _with_channels(trained, arch.y_channels, crops())
     if trained.arch.context_steps != arch.context_steps:
         trained = _with_four_steps(trained)
     return trained.state_dict()

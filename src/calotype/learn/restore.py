@@ -53,11 +53,11 @@ def _networks(codec: Codec, bundle: Bundle) -> dict[str, nn.Module]:
 
 
 def _constants(raw: bytes) -> Constants:
-    """The constants of a graph by name; the two halves of a layer as one."""
+    """The constants of a graph by name; the two halves of a step's head as one."""
     stored = {t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(raw).graph.initializer}
-    for name in [name for name in stored if ".0." in name and name.replace(".0.", ".1.") in stored]:
-        parts = stored[name], stored[name.replace(".0.", ".1.")]
-        stored.setdefault(name.replace(".0.", "."), np.concatenate(parts))
+    for kind in ("weight", "scale", "bias"):
+        if f"head.0.{kind}" in stored:
+            stored[f"head.{kind}"] = np.concatenate([stored[f"head.{half}.{kind}"] for half in (0, 1)])
     return stored
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ def optimisers(codec: Codec, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def _first(crops: Crops, count: int) -> Tensor:
-    return torch.cat([crops.batch(i)[0] for i in range(-(-count // crops.recipe.batch))])
+    return torch.cat([crops.batch(i)[0] for i in range(-(-count // crops.recipe.batch))]).cpu()
 
 
 class Training:
@@ -75,6 +76,9 @@ class Training:
         fabric: The devices and processes that share the work.
         weights: Of an earlier codec, to start from; of fewer channels or steps, if need be. Without them the codec
             starts as a transform.
+
+    Raises:
+        InputError: If the weights do not fit.
     """
 
     def __init__(
@@ -85,9 +89,10 @@ class Training:
         torch.manual_seed(self.recipe.seed)
         self.codec = Codec(config.architecture)
         if weights is None:
-            start_as_transform(self.codec, _first(crops, START_CROPS).cpu())
+            start_as_transform(self.codec, _first(crops, START_CROPS))
         else:
-            self.codec.load_state_dict(grown(weights, config.architecture, _first(crops, GROWTH_CROPS).cpu()))
+            growth_crops = partial(_first, crops, GROWTH_CROPS)
+            self.codec.load_state_dict(grown(weights, config.architecture, growth_crops))
         bare = optimisers(self.codec, self.recipe)
         self.objective, *self.optimisers = self.fabric.setup(Objective(self.codec), *bare)
         self.average = copy.deepcopy(self.codec)
@@ -182,33 +187,43 @@ def run(
         stopped: Asked after each step.
         every: Steps between reports. A state that is not finite is found there, and undone.
     """
-    fabric, recipe = training.fabric, training.recipe
-
-    def ended() -> bool:
-        if training.step >= recipe.steps:
-            return True
-        if fabric.world_size == 1:
-            return stopped()
-        if training.step % every:  # processes hear of a stop at different steps; they agree now and then
-            return False
-        return bool(fabric.all_reduce(torch.tensor(float(stopped()), device=fabric.device), reduce_op="sum"))
-
+    ended = partial(_ended, training, stopped, every)
     good = training.state()
     while not ended():
         training.crops.salt = training.rollbacks
-        sums = torch.zeros(3, device=fabric.device)
-        for x, level in training.crops.batches(training.step, recipe.steps, fabric.global_rank, fabric.world_size):
-            sums += training.advance(x, level)
-            last = ended()
-            if training.step % every and not last:
-                continue
-            loss, bpp, mse = (fabric.all_reduce(sums, reduce_op="mean") / (training.step - good["step"])).tolist()
-            if not (math.isfinite(loss) and training.is_sound()):
+        for row in _rows(training, ended, every):
+            if not (math.isfinite(row.loss) and training.is_sound()):
                 training.roll_back(good)
                 break
             good = training.state()
-            sums.zero_()
             if report is not None:
-                report(Row(training.step, loss, bpp, mse, training.rollbacks))
-            if last:
-                break
+                report(row)
+
+
+def _ended(training: Training, stopped: Callable[[], bool], every: int) -> bool:
+    """Whether the last step is done, or a stop was asked for; all processes agree."""
+    fabric = training.fabric
+    if training.step >= training.recipe.steps:
+        return True
+    if fabric.world_size == 1:
+        return stopped()
+    if training.step % every:  # processes hear of a stop at different steps; they agree now and then
+        return False
+    return bool(fabric.all_reduce(torch.tensor(float(stopped()), device=fabric.device), reduce_op="sum"))
+
+
+def _rows(training: Training, ended: Callable[[], bool], every: int) -> Iterator[Row]:
+    """Train; gives the means of every `every` steps, and of what is left when it has ended."""
+    fabric, first = training.fabric, training.step
+    sums = torch.zeros(3, device=fabric.device)
+    for x, level in training.crops.batches(first, training.recipe.steps, fabric.global_rank, fabric.world_size):
+        sums += training.advance(x, level)
+        last = ended()
+        if training.step % every and not last:
+            continue
+        loss, bpp, mse = (fabric.all_reduce(sums, reduce_op="mean") / (training.step - first)).tolist()
+        yield Row(training.step, loss, bpp, mse, training.rollbacks)
+        if last:
+            return
+        first = training.step
+        sums.zero_()
