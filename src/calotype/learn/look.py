@@ -1,7 +1,7 @@
 """How far a picture looks from another, as losses: MS-SSIM and SSIMULACRA2, differentiable.
 
-Both are what `calotype.bench.metrics` measures, on crops instead of whole pictures. A blur is a product with a matrix at
-each side, which also says what lies past the edges.
+Both are what `calotype.bench.metrics` measures, on crops instead of whole pictures. A blur is a product with a matrix
+at each side, which also says what lies past the edges.
 """
 
 from __future__ import annotations
@@ -58,12 +58,13 @@ def _similarities(both: Tensor, between: Tensor) -> tuple[Tensor, Tensor]:
     """SSIM's factors, means (b, c), from sum and difference: of the means; of the variances and covariance."""
     squared_means = [_blurred_inside(v).square() for v in (both, between)]
     variances = [_blurred_inside(v.square()) - m for v, m in zip((both, between), squared_means, strict=True)]
-    luminance, contrast = _similarity(*squared_means, C1), _similarity(*variances, C2)
+    luminance = _similarity(squared_means[0], squared_means[1], C1)
+    contrast = _similarity(variances[0], variances[1], C2)
     return (luminance * contrast).mean((2, 3)), contrast.mean((2, 3))
 
 
 def ms_ssim(x: Tensor, x_hat: Tensor) -> Tensor:
-    """MS-SSIM (Wang, Simoncelli and Bovik 2003) of pictures (b, c, h, w) in [-0.5, 0.5], (b,): the mean over channels."""
+    """MS-SSIM (Wang, Simoncelli and Bovik 2003), mean over channels, of pictures (b, c, h, w) in [-0.5, 0.5]: (b,)."""
     both, between = x + x_hat + 1, x - x_hat
     value = torch.ones(x.shape[:2], device=x.device)
     for scale, weight in enumerate(MS_SSIM_WEIGHTS):
