@@ -225,14 +225,19 @@ def test_tables_fit_what_was_counted() -> None:
     assert int(fitted.sum(dtype=np.int64)) == 1 << 24
 
 
-def test_starting_as_a_transform_helps(crops: Crops) -> None:
+@pytest.mark.parametrize("sizes", [{}, {"width": 4}, {"width": 196}])
+def test_starting_as_a_transform_helps(crops: Crops, sizes: dict[str, int]) -> None:
+    """Also with more channels than the transforms have, and with wider ones than patches have numbers."""
     torch.manual_seed(0)
     x, level = crops.batch(0)
-    random, started = Codec(SMALL), Codec(SMALL)
+    random, started = (Codec(replace(SMALL, **sizes)) for _ in range(2))
     start_as_transform(started, x)
-    with torch.no_grad():
-        losses = [float(Objective(c.eval())(x, level)[0]) for c in (random, started)]
+    losses = [Objective(c.eval())(x, level)[0] for c in (random, started)]
     assert losses[1] < 0.5 * losses[0]
+    losses[1].backward()
+    for weight in (started.g_a.stem.weight, started.g_a.down.weight):
+        assert weight.grad is not None
+        assert weight.grad.abs().sum(1).all()  # nothing is cut off
 
 
 def test_orthogonalise() -> None:
