@@ -85,17 +85,25 @@ def test_the_bound_holds_whatever_the_weights() -> None:
     assert max(layer.used for layer in members(codec, CARD, family())[1]) < 1
 
 
-def test_exported_prior_equals_torch_exactly(codec: Codec, runtime: Runtime, rng: np.random.Generator) -> None:
-    z = rng.integers(-127, 128, (16, 2, 3)).astype(np.int16)
-    y8 = rng.integers(-9000, 9000, (32, 8, 12)).astype(np.int32)
-    with torch.no_grad():
-        features = codec.h_s(torch.from_numpy(z).float()[None], torch.tensor([77]))
-        np.testing.assert_array_equal(runtime.features(z, 77), features[0].numpy() * 32)
-        for t, step in enumerate(codec.steps):
-            mean, index = step(features, torch.from_numpy(y8)[None] / 8 if t else None)
-            result = runtime.step(t, features[0].numpy() * 32, y8)
-            np.testing.assert_array_equal(result[0], mean[0].numpy() * 8)
-            np.testing.assert_array_equal(result[1], index[0].numpy())
+@torch.no_grad()
+def check_prior(
+    codec: Codec, runtime: Runtime, level: int, features_of: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """The bundle's prior and torch's give the same integers; `features_of` is h_s at the level."""
+    rng = np.random.default_rng(0)
+    z = rng.integers(-127, 128, (SMALL.z_channels, 2, 3)).astype(np.int16)
+    y8 = rng.integers(-9000, 9000, (SMALL.y_channels, 8, 12)).astype(np.int32)
+    features = features_of(torch.from_numpy(z).float()[None])
+    np.testing.assert_array_equal(runtime.features(z, level), features[0].numpy() * 32)
+    for t, step in enumerate(codec.steps):
+        mean, index = step(features, torch.from_numpy(y8)[None] / 8 if t else None)
+        result = runtime.step(t, features[0].numpy() * 32, y8)
+        np.testing.assert_array_equal(result[0], mean[0].numpy() * 8)
+        np.testing.assert_array_equal(result[1], index[0].numpy())
+
+
+def test_exported_prior_equals_torch_exactly(codec: Codec, runtime: Runtime) -> None:
+    check_prior(codec, runtime, 77, lambda z: codec.h_s(z, torch.tensor([77])))
 
 
 def test_exported_transforms_are_close(codec: Codec, runtime: Runtime, pictures: list[torch.Tensor]) -> None:
@@ -162,7 +170,7 @@ def test_weights_tell_what_they_were_trained_in(has: dict[str, int]) -> None:
         (lambda weights: weights.update(other=torch.ones(2, 3)), r"other is \(2, 3\) in the weights, missing"),
         (lambda weights: weights.update({7: torch.ones(1)}), r"7 is \(1,\) in the weights, missing"),
         (lambda weights: weights.update({"g_a.down.bias": torch.ones(30)}), "30 y_channels"),
-        (lambda weights: weights.update({"g_a.stem.bias": torch.ones(8)}), r"g_a.stem.bias is \(8,\).* and \(32,\)"),
+        (lambda weights: weights.update({"g_a.stem.bias": torch.ones(8)}), r"g_a.stem.bias is \(8,\).* \(32,\)"),
         (lambda weights: weights.update(Codec(replace(SMALL, y_channels=48)).state_dict()), "48 y_channels.* not 32"),
     ],
 )
@@ -217,14 +225,19 @@ def test_tables_fit_what_was_counted() -> None:
     assert int(fitted.sum(dtype=np.int64)) == 1 << 24
 
 
-def test_starting_as_a_transform_helps(crops: Crops) -> None:
+@pytest.mark.parametrize("sizes", [{}, {"width": 4}, {"width": 196}])
+def test_starting_as_a_transform_helps(crops: Crops, sizes: dict[str, int]) -> None:
+    """Also with more channels than the transforms have, and with wider ones than patches have numbers."""
     torch.manual_seed(0)
     x, level = crops.batch(0)
-    random, started = Codec(SMALL), Codec(SMALL)
+    random, started = (Codec(replace(SMALL, **sizes)) for _ in range(2))
     start_as_transform(started, x)
-    with torch.no_grad():
-        losses = [float(Objective(c.eval())(x, level)[0]) for c in (random, started)]
+    losses = [Objective(c.eval())(x, level)[0] for c in (random, started)]
     assert losses[1] < 0.5 * losses[0]
+    losses[1].backward()
+    for weight in (started.g_a.stem.weight, started.g_a.down.weight):
+        assert weight.grad is not None
+        assert weight.grad.abs().sum(1).all()  # nothing is cut off
 
 
 def test_orthogonalise() -> None:

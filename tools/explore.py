@@ -7,6 +7,7 @@ or two mean little.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 
 from calotype.bench.bd_rate import Curve, bd_rate
+from calotype.errors import CalotypeError
 from calotype.learn.config import Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.train import Training
@@ -73,18 +75,22 @@ def try_out(item: tuple[str, Config], pictures: list[Path], held_out: list[Path]
     return Outcome(name, training.step, curve(training.average, as_unit(list(Pictures(held_out, 64)), 256))[0])
 
 
-def rate_against(points: list[Point], anchor: list[Point]) -> float:
-    """BD-rate of estimated bits, in percent."""
-    return bd_rate(*(Curve("variant", tuple(p.bpp for p in c), tuple(p.psnr_db for p in c)) for c in (anchor, points)))
+def rate_against(points: list[Point], anchor: list[Point]) -> str:
+    """BD-rate of estimated bits, in percent, or why there is none."""
+    try:
+        curves = (Curve("curve", tuple(p.bpp for p in c), tuple(p.psnr_db for p in c)) for c in (anchor, points))
+        return f"{bd_rate(*curves):+.1f}%"
+    except ValueError as error:  # a variant may have learned too little, or diverged
+        return f"none: {error}"
 
 
 def main() -> None:
     """Read the command line, train all variants, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="+", help="folders, patterns and pictures to learn from")
     parser.add_argument("--validation", nargs="+", required=True, help="pictures to judge by")
-    parser.add_argument("--minutes", type=float, default=4, help="time of each variant")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=4, help="training time of each variant (%(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="variants at a time, a thread each (%(default)s)")
     args = parser.parse_args()
     work = partial(
         try_out,
@@ -97,8 +103,11 @@ def main() -> None:
     with ProcessPoolExecutor(args.processes) as pool:
         for outcome in pool.map(work, variants().items()):
             anchor = anchor or outcome.points
-            print(f"| {outcome.name} | {rate_against(outcome.points, anchor):+.1f}% | {outcome.steps} |", flush=True)
+            print(f"| {outcome.name} | {rate_against(outcome.points, anchor)} | {outcome.steps} |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CalotypeError as error:
+        sys.exit(f"explore.py: {error}")

@@ -7,6 +7,7 @@ highest over the convex hull of size over squared error of the picture's own poi
 from __future__ import annotations
 
 import argparse
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,12 @@ from calotype import library
 from calotype.bundle import LEVELS
 from calotype.codec import DEFAULT_EFFORT, runtime_of
 from calotype.encoder import PictureCoder
+from calotype.errors import CalotypeError
 from calotype.learn.data import find_pictures
 from calotype.pixels import from_image
 
+STEPS = range(1, 65)
+EXACT_DB = 100.0
 MOST_SHRINKING, MOST_LOSS_DB, MOST_OVER_HULL = 0.002, 0.01, 0.02
 
 
@@ -29,7 +33,7 @@ def sweep(path: Path, step: int) -> list[tuple[int, float, float]]:
     picture = from_image(Image.open(path).convert("RGB"), strip=True)
     coder = PictureCoder.of(picture, runtime_of(library.find(None)), DEFAULT_EFFORT)
     files = [(level, coder.at_level(level)) for level in range(0, LEVELS, step)]
-    return [(level, float(len(data)), coder.psnr_db(data)) for level, data in files]
+    return [(level, float(len(data)), min(coder.psnr_db(data), EXACT_DB)) for level, data in files]
 
 
 def over_hull(size: np.ndarray, mse: np.ndarray) -> np.ndarray:
@@ -49,10 +53,10 @@ def over_hull(size: np.ndarray, mse: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Read the command line, code every picture at every level, judge."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", nargs="+", help="folders, patterns and pictures")
-    parser.add_argument("--step", type=int, default=1, help="take every so manieth level")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--step", type=int, choices=STEPS, metavar="1..64", default=1, help="between levels (1)")
+    parser.add_argument("--processes", type=int, default=2, help="pictures at a time (%(default)s)")
     args = parser.parse_args()
     paths, failed = find_pictures(args.pictures), 0
     with ProcessPoolExecutor(args.processes) as pool:
@@ -63,8 +67,8 @@ def main() -> None:
             good = shrinking.max() <= MOST_SHRINKING and loss_db.max() <= MOST_LOSS_DB and over.max() <= MOST_OVER_HULL
             failed += not good
             print(
-                f"{path.name}: size falls by {max(0, shrinking.max()):.2%} at level {level[shrinking.argmax()]:.0f}, "
-                f"PSNR by {max(0, loss_db.max()):.3f} dB at {level[loss_db.argmax()]:.0f}; "
+                f"{path.name}: size falls by {max(0, shrinking.max()):.2%} after {level[shrinking.argmax()]:.0f}, "
+                f"PSNR by {max(0, loss_db.max()):.3f} dB after {level[loss_db.argmax()]:.0f}; "
                 f"{over.max():.2%} over the hull at {level[over.argmax()]:.0f}: {'good' if good else 'BAD'}",
                 flush=True,
             )
@@ -72,4 +76,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CalotypeError as error:
+        sys.exit(f"levels.py: {error}")

@@ -16,6 +16,7 @@ from calotype.codec import DEFAULT_EFFORT
 from calotype.container import unpack
 from calotype.decoder import develop
 from calotype.encoder import PictureCoder
+from calotype.markdown import table
 from calotype.pixels import Samples
 from calotype.runtime import Runtime
 
@@ -53,13 +54,8 @@ def worst_crops(runtime: Runtime, pictures: Sequence[Image.Image]) -> Image.Imag
     return sheet
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def _facts(values: dict[str, Any]) -> str:
-    return _table(("", ""), [(f"`{key}`", value) for key, value in values.items()])
+    return table(("", ""), [(f"`{key}`", value) for key, value in values.items()])
 
 
 def _list(lines: Sequence[str]) -> str:
@@ -78,7 +74,7 @@ def text(bundle: Bundle, worst: str) -> str:
     licence = card.get("licence", "not stated")
     facts = {"status": bundle.status, "id": bundle.id.hex(), "bytes": bundle.size_bytes, "licence": licence}
     runs: list[dict[str, Any]] = card.get("runs", [])
-    before = [_table(list(runs[0]), [list(run.values()) for run in runs])] if runs else []
+    before = [table(list(runs[0]), [list(run.values()) for run in runs])] if runs else []
     parts = [
         f"# {bundle.name} {bundle.version}",
         *([card["description"]] if "description" in card else []),
@@ -92,7 +88,7 @@ def text(bundle: Bundle, worst: str) -> str:
         _facts(card["architecture"]),
         "## Rate and distortion",
         "Real files of pictures that were not trained on, means.",
-        _table(("level", "bpp", "PSNR dB"), curve),
+        table(("level", "bpp", "PSNR dB"), curve),
         "## Weak spots",
         *([_list(card["weak_spots"])] if "weak_spots" in card else []),
         f"The crops of those pictures with the largest error at level {WORST_LEVEL}; originals above, restored below:",

@@ -13,10 +13,11 @@ from calotype.learn.model import Codec
 
 
 def principal_components(samples: Tensor, count: int) -> Tensor:
-    """The `count` leading directions (count, d) of the uncentred samples (n, d)."""
+    """The `count` leading directions (count, d) of the uncentred samples (n, d); zeros after the d-th."""
     samples = samples.double()
     _, directions = torch.linalg.eigh(samples.T @ samples)
-    return directions.flip(1)[:, :count].T.float()
+    leading = directions.flip(1)[:, :count].T.float()
+    return F.pad(leading, (0, 0, 0, count - len(leading)))
 
 
 def _pixels_as_samples(x: Tensor) -> Tensor:
@@ -33,5 +34,6 @@ def start_as_transform(codec: Codec, crops: Tensor) -> None:
     down = principal_components(_pixels_as_samples(F.pixel_unshuffle(features, 2)), arch.y_channels)
     codec.g_a.stem.weight.copy_(stem)
     codec.g_a.down.weight.copy_(down)
-    codec.g_s.up.weight.copy_(down.T)
+    count = min(arch.y_channels, 4 * arch.width)  # with 0 on both sides, the channels after these would not learn
+    codec.g_s.up.weight[:, :count] = down[:count].T
     codec.g_s.head.weight.copy_(stem.T)
