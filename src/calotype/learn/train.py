@@ -237,8 +237,8 @@ def _rows(training: Training, ended: Callable[[], bool], every: int) -> Iterator
         last = ended()
         if training.step % every and not last:
             continue
-        loss, bpp, mse = (fabric.all_reduce(sums, reduce_op="mean") / (training.step - first)).tolist()
-        yield Row(training.step, loss, bpp, mse, training.rollbacks)
+        means: Any = fabric.all_reduce(sums / (training.step - first), reduce_op="mean")
+        yield Row(training.step, *means.tolist(), training.rollbacks)
         if last:
             return
         first = training.step
