@@ -221,7 +221,9 @@ def _rows(training: Training, ended: Callable[[], bool], every: int) -> Iterator
         last = ended()
         if training.step % every and not last:
             continue
-        loss, bpp, mse = (fabric.all_reduce(sums, reduce_op="mean") / (training.step - first)).tolist()
+        means = fabric.all_reduce(sums, reduce_op="mean")
+        assert isinstance(means, Tensor)
+        loss, bpp, mse = (means / (training.step - first)).tolist()
         yield Row(training.step, loss, bpp, mse, training.rollbacks)
         if last:
             return
