@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,13 +27,13 @@ from calotype.learn.export import export
 from calotype.learn.grow import origin
 from calotype.learn.restore import codec_of
 from calotype.learn.train import Row, Training, run
-from calotype.learn.watch import LOG, Log, Point, as_unit, curve
+from calotype.learn.watch import LOG, Log, Point, as_unit, curve, middle
 from calotype.runtime import Runtime
 
 CONFIG, CHECKPOINT = "config.json", "checkpoint.pt"
 SAVE_EVERY, VALIDATE_EVERY = 500, 2000
 HELD_OUT_SHARE, MOST_HELD_OUT = 20, 24
-MOST_CALIBRATION = 64
+MOST_CALIBRATION, CALIBRATION_PX = 200, 512
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,10 @@ class Data:
         fine = {} if self.fine is None else self.fine.skipped
         return self.train.skipped | fine | self.validation.skipped
 
-    def calibration(self) -> list[Image.Image]:
-        """Pictures to fit the tables to: lossless ones if there are any."""
-        pictures = self.fine or self.train
-        every = -(-len(pictures) // MOST_CALIBRATION)
-        return [Image.fromarray(pictures[i].cpu().numpy()) for i in range(0, len(pictures), every)]
+    def calibration(self, seed: int) -> Iterator[Image.Image]:
+        """The middles of some pictures to fit the tables to: of lossless ones if there are any."""
+        for picture in (self.fine or self.train).sample(MOST_CALIBRATION, seed):
+            yield Image.fromarray(middle(picture, CALIBRATION_PX, CALIBRATION_PX).cpu().numpy())
 
 
 def make_fabric(device: str, batch: int) -> Fabric:
@@ -211,6 +210,6 @@ def to_bundle(folder: Path, data: Data, out: Path) -> None:
     weights: dict[str, Any] = state["average"]
     validation = [Image.fromarray(p.numpy()) for p in data.validation]
     made = {"steps_trained": state["step"], "hours": round(hours(folder), 2), "hardware": hardware()}
-    export(replace(plan, card=plan.card | made), weights, out, data.calibration(), validation)
+    export(replace(plan, card=plan.card | made), weights, out, data.calibration(plan.recipe.seed), validation)
     written = bundle.read(out)
     card.write(written, Runtime(written), validation)
