@@ -99,6 +99,24 @@ def test_held_and_streamed_pictures_give_the_same_crops(folder: Path) -> None:
     assert _run([sys.executable, "-c", STREAMED, str(folder)]).stdout == "equal\n"
 
 
+@pytest.mark.parametrize("most_bytes", [0, 1 << 30])
+def test_tables_are_fitted_to_a_sample_of_what_can_be_decoded(
+    tmp_path: Path, photo: Image.Image, most_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(6):
+        photo.crop((i, 0, i + 128 + 64 * (i % 2), 96)).save(tmp_path / f"{i}.png")
+    (tmp_path / "0.png").write_bytes((tmp_path / "0.png").read_bytes()[:5000])
+    pictures = Pictures(find_pictures([tmp_path]), 64, most_bytes=most_bytes)
+    data = Data(pictures, None, pictures)
+    monkeypatch.setattr("calotype.learn.fit.CALIBRATION_PX", 128)
+    drawn = [image.tobytes() for image in data.calibration(seed=3)]
+    assert set(drawn) == {photo.crop((x, 0, x + 128, 96)).tobytes() for x in (1 + 32, 2, 3 + 32, 4, 5 + 32)}
+    assert len(drawn) == 5
+    monkeypatch.setattr("calotype.learn.fit.MOST_CALIBRATION", 2)
+    assert [image.tobytes() for image in data.calibration(seed=3)] == drawn[:2]
+    assert len({image.tobytes() for seed in range(40) for image in data.calibration(seed)}) == 5
+
+
 BROKEN = """
 import sys
 from pathlib import Path

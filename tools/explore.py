@@ -78,7 +78,8 @@ def try_out(item: tuple[str, Config], pictures: list[Path], held_out: list[Path]
 def rate_against(points: list[Point], anchor: list[Point]) -> str:
     """BD-rate of estimated bits, in percent, or why there is none."""
     try:
-        curves = (Curve("curve", tuple(p.bpp for p in c), tuple(p.psnr_db for p in c)) for c in (anchor, points))
+        named = {"baseline": anchor, "variant": points}.items()
+        curves = (Curve(name, tuple(p.bpp for p in c), tuple(p.psnr_db for p in c)) for name, c in named)
         return f"{bd_rate(*curves):+.1f}%"
     except ValueError as error:  # a variant may have learned too little, or diverged
         return f"none: {error}"

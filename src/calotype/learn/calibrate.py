@@ -6,7 +6,7 @@ since it chooses symbols by their rate, more zeros. The tables are data of the m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ ASSUMED_SYMBOLS = 2000
 Counts = NDArray[np.int64]
 
 
-def count_symbols(runtime: Runtime, pictures: Sequence[Image.Image], levels: Sequence[int]) -> list[Counts]:
+def count_symbols(runtime: Runtime, pictures: Iterable[Image.Image], levels: Sequence[int]) -> list[Counts]:
     """How often each place of each table occurs, over all pictures at all levels."""
     tables = runtime.bundle.tables
     counts = [np.zeros(len(table.frequencies), np.int64) for table in tables.tables]

@@ -10,6 +10,7 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,12 @@ class Pictures(Sequence[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.held[index] if self.held is not None else _read(self.paths[index])
+
+    def sample(self, count: int, seed: int) -> Iterator[Tensor]:
+        """At most `count` pictures, each once, chosen by the seed; those that cannot be decoded are passed over."""
+        order = np.random.default_rng(seed).permutation(len(self)).tolist()
+        drawn = (self.held[i] if self.held is not None else self._try(self.paths[i]) for i in order)
+        return islice((picture for picture in drawn if picture is not None), count)
 
 
 class Crops(Dataset[tuple[Tensor, int]]):

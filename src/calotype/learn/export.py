@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -227,7 +227,7 @@ def export(
     config: Config,
     weights: dict[str, Tensor],
     out: Path,
-    calibration: Sequence[Image.Image],
+    calibration: Iterable[Image.Image],
     validation: Sequence[Image.Image],
 ) -> list[Layer]:
     """Write a trained codec as a bundle; returns the proof of its prior.

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,13 +28,13 @@ from calotype.learn.grow import origin
 from calotype.learn.look import LEAST_PX
 from calotype.learn.restore import codec_of
 from calotype.learn.train import Row, Training, run
-from calotype.learn.watch import LOG, Log, Point, as_unit, curve
+from calotype.learn.watch import LOG, Log, Point, as_unit, curve, middle
 from calotype.runtime import Runtime
 
 CONFIG, CHECKPOINT = "config.json", "checkpoint.pt"
 SAVE_EVERY, VALIDATE_EVERY = 500, 2000
 HELD_OUT_SHARE, MOST_HELD_OUT = 20, 24
-MOST_CALIBRATION = 64
+MOST_CALIBRATION, CALIBRATION_PX = 200, 512
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,10 @@ class Data:
         fine = {} if self.fine is None else self.fine.skipped
         return self.train.skipped | fine | self.validation.skipped
 
-    def calibration(self) -> list[Image.Image]:
-        """Pictures to fit the tables to: lossless ones if there are any."""
-        pictures = self.fine or self.train
-        every = -(-len(pictures) // MOST_CALIBRATION)
-        return [Image.fromarray(pictures[i].cpu().numpy()) for i in range(0, len(pictures), every)]
+    def calibration(self, seed: int) -> Iterator[Image.Image]:
+        """The middles of some pictures to fit the tables to: of lossless ones if there are any."""
+        for picture in (self.fine or self.train).sample(MOST_CALIBRATION, seed):
+            yield Image.fromarray(middle(picture, CALIBRATION_PX, CALIBRATION_PX).cpu().numpy())
 
 
 def make_fabric(device: str, batch: int) -> Fabric:
@@ -232,6 +231,6 @@ def to_bundle(folder: Path, data: Data, out: Path, start: str | None) -> None:
     if plan.recipe.objective == VISUAL:
         add_visual_head(library.find(start), plan.recipe, weights, made, out, validation)
     else:
-        export(replace(plan, card=plan.card | made), weights, out, data.calibration(), validation)
+        export(replace(plan, card=plan.card | made), weights, out, data.calibration(plan.recipe.seed), validation)
     written = bundle.read(out)
     card.write(written, Runtime(written), validation)

@@ -237,8 +237,10 @@ def _rows(training: Training, ended: Callable[[], bool], every: int) -> Iterator
         last = ended()
         if training.step % every and not last:
             continue
-        means: Any = fabric.all_reduce(sums / (training.step - first), reduce_op="mean")
-        yield Row(training.step, *means.tolist(), training.rollbacks)
+        means = fabric.all_reduce(sums, reduce_op="mean")
+        assert isinstance(means, Tensor)
+        loss, bpp, mse = (means / (training.step - first)).tolist()
+        yield Row(training.step, loss, bpp, mse, training.rollbacks)
         if last:
             return
         first = training.step

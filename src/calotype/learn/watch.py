@@ -33,14 +33,18 @@ class Point:
     psnr_db: float
 
 
+def middle(picture: Tensor, height: int, width: int) -> Tensor:
+    """The middle of a picture (h, w, 3), of at most this size."""
+    top, left = (max(0, side - wanted) // 2 for side, wanted in zip(picture.shape, (height, width), strict=False))
+    return picture[top : top + height, left : left + width]
+
+
 def as_unit(pictures: Sequence[Tensor], size_px: int = VALIDATION_PX) -> list[Tensor]:
     """The middle of each picture (h, w, 3) as x (1, 3, h', w'), sides multiples of 64 up to `size_px`."""
     out: list[Tensor] = []
     for picture in pictures:
         height, width = (min(side // 64 * 64, size_px) for side in picture.shape[:2])
-        top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
-        middle = picture[top : top + height, left : left + width]
-        out.append(middle.permute(2, 0, 1)[None].float() / 255 - 0.5)
+        out.append(middle(picture, height, width).permute(2, 0, 1)[None].float() / 255 - 0.5)
     return out
 
 

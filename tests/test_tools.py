@@ -1,0 +1,47 @@
+"""The tools of development; they are run by hand, and their judgement is tested here."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from calotype.learn.watch import Point
+from conftest import ROOT
+
+TOOLS = ROOT / "tools"
+pytestmark = pytest.mark.skipif(not TOOLS.is_dir(), reason="tools/ is not part of the source archive")
+
+
+def test_levels_finds_what_lies_over_the_hull() -> None:
+    over_hull = runpy.run_path(str(TOOLS / "levels.py"))["over_hull"]
+    mse = np.geomspace(1e-2, 1e-5, 20)
+    size = 100 - 30 * np.log(mse)  # convex over the error, concave in log over PSNR
+    assert not over_hull(size, mse).any()
+    size[7] *= 1.5
+    over = over_hull(size, mse)
+    assert over.argmax() == 7
+    assert 0.4 < over[7] < 0.6
+    assert np.delete(over, 7).max() == 0
+    np.testing.assert_allclose(over_hull(np.array([10.0, 20, 30]), np.array([4.0, 4, 0])), [0, 1, 0])
+
+
+def test_levels_runs(tmp_path: Path, small_photo: Image.Image) -> None:
+    small_photo.crop((0, 0, 64, 64)).save(tmp_path / "a.png")
+    command = [sys.executable, str(TOOLS / "levels.py"), str(tmp_path / "a.png"), "--step", "64", "--processes", "1"]
+    assert "of 1 pictures are good" in subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+
+
+def test_explore_compares_what_can_be_compared() -> None:
+    explore = runpy.run_path(str(TOOLS / "explore.py"))
+    anchor = [Point(32 * i, 0.1 * 2**i, 30.0 + 3 * i) for i in range(4)]
+    half = [Point(p.level, p.bpp / 2, p.psnr_db) for p in anchor]
+    apart = [Point(p.level, p.bpp, p.psnr_db + 90) for p in anchor]
+    assert explore["rate_against"](half, anchor) == "-50.0%"
+    assert explore["rate_against"](apart, anchor).startswith("none: ")
+    assert len(explore["variants"]()) == 1 + len(explore["ARCHITECTURES"]) + len(explore["RECIPES"])
