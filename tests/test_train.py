@@ -293,6 +293,16 @@ def test_training_learns_and_resumes_bit_for_bit(make: Callable[..., Training], 
         assert torch.equal(a, b)
 
 
+def test_the_prior_may_begin_without_rounding(make: Callable[..., Training]) -> None:
+    late, always = make(dyadic_from=2), make()
+    layers = [net.h_s.stem for net in (late.codec, late.average, always.codec)]
+    first = _losses(late, 1), _losses(always, 1)
+    assert first[0] != first[1]
+    assert [layer.exact for layer in layers] == [False, True, True]
+    _losses(late, 2)
+    assert [layer.exact for layer in layers] == [True, True, True]
+
+
 def test_weights_start_another_run(make: Callable[..., Training], tmp_path: Path) -> None:
     first = make()
     _losses(first, 3)

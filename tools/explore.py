@@ -1,4 +1,4 @@
-"""Train small variants for equal short times and compare them: `python tools/explore.py PICTURES --validation OTHERS`.
+"""Train small variants for equal processor times: `python tools/explore.py PICTURES --validation OTHERS`.
 
 Each variant changes one thing of the first. Rates are estimated, and there is one seed each: differences of a percent
 or two mean little.
@@ -40,6 +40,8 @@ RECIPES = {
     "Muon at 1e-2": {"muon_rate": 1e-2},
     "crops of 256, batch 4": {"crop_px": 256, "batch": 4},
     "batch 32": {"batch": 32},
+    "dyadic from step 300 on": {"dyadic_from": 300},
+    "dyadic from step 1,000 on": {"dyadic_from": 1000},
 }
 
 
@@ -65,9 +67,9 @@ def try_out(item: tuple[str, Config], pictures: list[Path], held_out: list[Path]
     name, plan = item
     crops = Crops(Pictures(pictures, plan.recipe.crop_px), None, plan.recipe)
     training = Training(plan, crops)
-    start = time.monotonic()
+    start = time.process_time()
     for x, level in crops.batches(0, 10**9, workers=0):
-        spent = (time.monotonic() - start) / (60 * minutes)
+        spent = (time.process_time() - start) / (60 * minutes)
         if spent >= 1:
             break
         training.recipe = replace(plan.recipe, steps=max(training.step + 1, round(training.step / max(spent, 1e-3))))

@@ -57,6 +57,7 @@ class Recipe:
         warmup: Steps until the peak, 0 or more; a cosine leads from there to zero.
         clip: Largest norm of the gradient.
         ema: Decay of the moving average of the weights that is exported.
+        dyadic_from: Step from which the prior's weights are rounded.
         fine_level: From this level on, crops come from the lossless pictures half the time.
         seed: Seed of weights, crops and noise.
         objective: What error is weighed against the rate: `mse`, or `visual`, a mixture that says how a picture looks;
@@ -71,6 +72,7 @@ class Recipe:
     warmup: int = 200
     clip: float = 1.0
     ema: float = 0.999
+    dyadic_from: int = 0
     fine_level: int = 144
     seed: int = 1
     objective: str = MSE
@@ -95,7 +97,7 @@ class Config:
 
 Section = TypeVar("Section", Architecture, Recipe)
 
-MAY_BE_ZERO = {"seed", "warmup", "fine_level"}
+MAY_BE_ZERO = {"seed", "warmup", "dyadic_from", "fine_level"}
 MULTIPLES = {"crop_px": 64, "y_channels": 4}
 CHOICES: dict[str, tuple[Any, ...]] = {"context_steps": (2, 4), "objective": OBJECTIVES}
 LIMIT = 1 << 32

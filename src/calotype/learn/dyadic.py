@@ -47,7 +47,12 @@ class DyadicConv(nn.Module):
     Inputs are integers up to `in_limit` times 2^-`in_bits`, so products lie on the grid 2^-(s + in_bits), and so does
     the bias. s is chosen so that the products of a channel sum to at most 2^23 there; with the bias (2^20) and the
     residual (2^19) that proves the bound of 2^24 under which float32 is exact.
+
+    Attributes:
+        exact: Whether weights are rounded; a run may begin without.
     """
+
+    exact = True
 
     def __init__(
         self, c_in: int, c_out: int, in_bits: int, in_limit: int, *, depthwise: bool = False, gain: float = 1.0
@@ -75,15 +80,26 @@ class DyadicConv(nn.Module):
         b = (self.bias.detach() * 2.0 ** (s + self.in_bits)).round().clamp(-BIAS_LIMIT, BIAS_LIMIT)
         return k.reshape(self.weight.shape), b, s
 
-    def forward(self, x: Tensor) -> Tensor:
+    def rounded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias as the decoder has them, with the gradients of the trained ones."""
         k, b, s = self.integers()
         scale = 2.0**-s
         exact = k * scale.reshape(-1, *[1] * (k.ndim - 1))
         weight = self.weight + (exact - self.weight).detach()
-        bias = self.bias + (b * scale * 2.0**-self.in_bits - self.bias).detach()
+        return weight, self.bias + (b * scale * 2.0**-self.in_bits - self.bias).detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.rounded() if self.exact else (self.weight, self.bias)
         if weight.ndim == 2:
             weight = weight[:, :, None, None]
         return F.conv2d(x, weight, bias, padding=self.padding, groups=self.groups)
+
+
+def set_exact(net: nn.Module, *, exact: bool) -> None:
+    """Round the weights of a network's dyadic layers, or leave them as they are."""
+    for layer in net.modules():
+        if isinstance(layer, DyadicConv):
+            layer.exact = exact
 
 
 class DyadicBlock(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from calotype.errors import CalotypeError
 from calotype.learn.config import VISUAL, Config, Recipe
 from calotype.learn.data import Crops
+from calotype.learn.dyadic import set_exact
 from calotype.learn.grow import grown
 from calotype.learn.look import visual_error
 from calotype.learn.model import Codec, lambda_of
@@ -118,6 +119,7 @@ class Training:
     def advance(self, x: Tensor, level: Tensor) -> Tensor:
         """One step on a batch; returns loss, mean bpp and mean mse (3,), on the device."""
         self.codec.train()
+        set_exact(self.codec, exact=self.step >= self.recipe.dyadic_from)
         torch.manual_seed(hash((self.recipe.seed, self.step, self.rollbacks, self.fabric.global_rank)) & (2**63 - 1))
         figures = self.objective(x, level)
         self.fabric.backward(figures[0])
