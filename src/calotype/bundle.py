@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from calotype.coding import MAX_RADIUS, PRECISION_BITS, Table, Tables
 from calotype.container import MODEL_ID_BYTES
-from calotype.errors import InvalidModel, ModelNotFound
+from calotype.errors import InvalidModel, ModelNotFound, OptionError
 
 SUFFIX = ".calomodel"
 FORMAT = 1
@@ -27,7 +27,23 @@ MAX_MEMBERS = 64
 MAX_BUNDLE_BYTES = 64 << 20
 _MEMBER = re.compile(r"[a-z0-9_.-]+")
 _ARRAYS = ("tables.u32", "radii.u16", "z_offset.i16", "z_table.u8", "level_bias.i16")
+ANALYSIS = "g_a.onnx"
 _GRAPH = re.compile(r"[a-z0-9_]+\.onnx")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A way to turn latents into a picture, and what a writer makes them with for it.
+
+    Attributes:
+        name: What `--head` calls it.
+        graph: The synthesis.
+        analysis: The analysis whose latents suit it.
+    """
+
+    name: str
+    graph: str
+    analysis: str
 
 
 @dataclass(frozen=True)
@@ -48,7 +64,7 @@ class Manifest:
     z_channels: int
     prior_channels: int
     steps: int
-    heads: tuple[tuple[str, str], ...]
+    heads: tuple[Head, ...]
     preview: str
     decoding: tuple[str, ...]
     curve: tuple[tuple[int, float], ...]
@@ -59,6 +75,17 @@ class Manifest:
     def step_graphs(self) -> list[str]:
         """Names of the graphs of the prior's steps."""
         return [f"step_{t}.onnx" for t in range(self.steps)]
+
+    def head_named(self, name: str) -> int:
+        """The index of a head.
+
+        Raises:
+            OptionError: If the model has none of that name.
+        """
+        names = [head.name for head in self.heads]
+        if name not in names:
+            raise OptionError(f"head {name!r}: the model {self.name} has {', '.join(names)}")
+        return names.index(name)
 
     def lambda_of(self, level: int) -> float:
         """The weight of the distortion that a level was trained with: log-spaced."""
@@ -172,7 +199,7 @@ def _parse_manifest(path: Path, raw: bytes) -> Manifest:
             z_channels=_whole(card, "z_channels"),
             prior_channels=_whole(card, "prior_channels"),
             steps=_whole(card, "steps"),
-            heads=tuple((str(h["name"]), str(h["graph"])) for h in card["heads"]),
+            heads=tuple(Head(str(h["name"]), str(h["graph"]), str(h.get("analysis", ANALYSIS))) for h in card["heads"]),
             preview=str(card["preview"]),
             decoding=tuple(map(str, card["decoding"])),
             curve=tuple((_whole(p, "level"), float(p["psnr_db"])) for p in card.get("curve", [])),
@@ -196,9 +223,10 @@ def _check(bundle: Bundle) -> Bundle:
         or not 1 <= len(m.heads) <= LEVELS
     ):
         raise InvalidModel(f"{bundle.path}: steps, y_channels, status or heads hold what this version does not know")
-    exact, free = {"h_s.onnx", *m.step_graphs}, {m.preview, *(graph for _, graph in m.heads)}
-    if free & {*exact, "g_a.onnx", "h_a.onnx"} or not all(map(_GRAPH.fullmatch, free)):
-        raise InvalidModel(f"{bundle.path}: {sorted(free)} are not names for heads and preview")
+    exact, free = {"h_s.onnx", *m.step_graphs}, {m.preview, *(head.graph for head in m.heads)}
+    analyses = {ANALYSIS, *(head.analysis for head in m.heads)}
+    if free & {*exact, *analyses, "h_a.onnx"} or analyses & exact or not all(map(_GRAPH.fullmatch, free | analyses)):
+        raise InvalidModel(f"{bundle.path}: {sorted(free | analyses)} are not names for heads, analyses and preview")
     needed = {*_ARRAYS, *exact, *free}
     if set(m.decoding) != needed or not needed <= set(bundle.members):
         raise InvalidModel(f"{bundle.path}: decoding must list just {sorted(needed)}, all of them members")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from numbers import Real
 from pathlib import Path
@@ -15,7 +15,7 @@ from PIL import Image
 
 from calotype import container, library, pixels
 from calotype.bundle import Bundle
-from calotype.container import SRGB, TOP_LEVEL, Header, Metadata
+from calotype.container import SRGB, TOP_LEVEL, Container, Header, Metadata
 from calotype.decoder import develop, tile_latents
 from calotype.encoder import PictureCoder, encode_lossless, or_lossless
 from calotype.errors import InputError, ModelNotFound, OptionError, UnsupportedFile
@@ -106,6 +106,7 @@ def encode(
     psnr: float | None = None,
     lossless: bool = False,
     effort: int = DEFAULT_EFFORT,
+    head: str | None = None,
     model: Bundle | str | Path | None = None,
     strip: bool = False,
 ) -> bytes:
@@ -125,6 +126,8 @@ def encode(
             and 6, which equal 4) correct the latents by what decoding would lose, 7, 8 and 9 refine them by 50, 150 and
             500 steps of gradient descent and need the extra `learn`. Decoding stays the same. Lossless pictures use
             efforts up to 6.
+        head: What the file is made for: `psnr` (the first of a model, if not given) for fidelity to each sample,
+            `visual` for how the picture looks; it then uses efforts up to 2.
         model: Name or path of a model, or the model itself; `photo` if not given.
         strip: Drop EXIF, ICC and XMP, and apply the orientation.
 
@@ -138,7 +141,10 @@ def encode(
     picture = _from_any(image, strip=strip)
     if lossless:
         return encode_lossless(picture, effort)
-    coder = PictureCoder.of(picture, runtime_of(library.find(model)), effort)
+    bundle = library.find(model)
+    coder = PictureCoder.of(
+        picture, runtime_of(bundle), effort, 0 if head is None else bundle.manifest.head_named(head)
+    )
     if name == "quality":
         return or_lossless(coder, lambda: coder.at_level(level_of(value)), may_grow=True)
     if name == "psnr":
@@ -161,23 +167,40 @@ def _bundle_for(header: Header, model: Bundle | str | Path | None) -> Bundle:
     return bundle
 
 
-def _decode(data: bytes, max_pixels: int | None, model: Bundle | str | Path | None) -> Picture:
+def _for_head(whole: Container, bundle: Bundle, head: str) -> Container:
+    """The same file, as if it had been made for another head."""
+    assert whole.header.coding is not None
+    coding = replace(whole.header.coding, head=bundle.manifest.head_named(head))
+    return replace(whole, header=replace(whole.header, coding=coding))
+
+
+def _decode(data: bytes, max_pixels: int | None, model: Bundle | str | Path | None, head: str | None = None) -> Picture:
     whole = container.unpack(data, max_pixels)
     if whole.header.cicp != SRGB and Metadata.ICC not in whole.metadata:
         warnings.warn(f"colour is CICP {whole.header.cicp}, not sRGB, and not converted", stacklevel=3)
-    runtime = None if whole.header.coding is None else runtime_of(_bundle_for(whole.header, model))
-    return develop(whole, runtime)
+    if whole.header.coding is None:
+        return develop(whole, None)
+    bundle = _bundle_for(whole.header, model)
+    return develop(whole if head is None else _for_head(whole, bundle, head), runtime_of(bundle))
 
 
 def decode_array(
-    data: bytes, *, max_pixels: int | None = MAX_PIXELS, model: Bundle | str | Path | None = None
+    data: bytes,
+    *,
+    max_pixels: int | None = MAX_PIXELS,
+    model: Bundle | str | Path | None = None,
+    head: str | None = None,
 ) -> Samples:
     """Decode `.calo` bytes to an array (h, w) or (h, w, c), uint8 or uint16, alpha last. Arguments as of `decode`."""
-    return pixels.to_array(_decode(data, max_pixels, model))
+    return pixels.to_array(_decode(data, max_pixels, model, head))
 
 
 def decode(
-    data: bytes, *, max_pixels: int | None = MAX_PIXELS, model: Bundle | str | Path | None = None
+    data: bytes,
+    *,
+    max_pixels: int | None = MAX_PIXELS,
+    model: Bundle | str | Path | None = None,
+    head: str | None = None,
 ) -> Image.Image:
     """Decode `.calo` bytes to a PIL image, with `exif`, `icc_profile` and `xmp` in its `info`.
 
@@ -185,13 +208,14 @@ def decode(
         data: A whole file.
         max_pixels: Refuse pictures of more pixels; None for no limit.
         model: Name or path of the model that the file names, or the model itself; found by its id if not given.
+        head: Which synthesis to use; that which the file was made for if not given.
 
     Raises:
         FormatError: If the bytes are not a sound `.calo` file, or over the limit.
         InexactRuntime: If this machine's runtime does not compute the prior exactly.
         ModelNotFound: If the file's model is not installed.
     """
-    return pixels.to_image(_decode(data, max_pixels, model))
+    return pixels.to_image(_decode(data, max_pixels, model, head))
 
 
 def latents(
@@ -229,7 +253,7 @@ def info(data: bytes) -> Info:
     head = None
     if coding is not None:
         known = bundle is not None and coding.head < len(bundle.manifest.heads)
-        head = bundle.manifest.heads[coding.head][0] if bundle is not None and known else str(coding.head)
+        head = bundle.manifest.heads[coding.head].name if bundle is not None and known else str(coding.head)
     return Info(
         width=header.width,
         height=header.height,

@@ -69,33 +69,36 @@ def encode_lossless(picture: Picture, effort: int) -> bytes:
 
 @dataclass(frozen=True)
 class PictureCoder:
-    """A picture ready to be coded at any level."""
+    """A picture ready to be coded at any level, for a head of the model."""
 
     picture: Picture
     runtime: Runtime
     x: NDArray[np.float32]
     effort: int
+    head: int
 
     @classmethod
-    def of(cls, picture: Picture, runtime: Runtime, effort: int) -> PictureCoder:
+    def of(cls, picture: Picture, runtime: Runtime, effort: int, head: int = 0) -> PictureCoder:
         """The picture as the model wants it: its channels, sides that are multiples of 64."""
         channels = runtime.bundle.manifest.channels
         if picture.channels != channels and (picture.channels, channels) != (1, 3):
             raise InputError(f"{picture.channels} channels; the model {runtime.bundle.name} codes {channels} (or grey)")
         x = np.broadcast_to(pixels.to_unit(picture.samples), (channels, *picture.samples.shape[:2]))
         below, right = (padded(side) - side for side in x.shape[1:])
-        return cls(picture, runtime, np.pad(x, ((0, 0), (0, below), (0, right)), mode="edge"), effort)
+        if head:
+            effort = min(effort, QUICK_EFFORT)  # more effort lowers the squared error, which this head is not after
+        return cls(picture, runtime, np.pad(x, ((0, 0), (0, below), (0, right)), mode="edge"), effort, head)
 
     def at_level(self, level: int) -> bytes:
         """The file at a level."""
         tiles = [words_of(self.runtime, chosen) for chosen in self.chosen(level)]
-        return _pack(self.picture, Coding(self.runtime.bundle.id, 0, level), self._alpha_blocks, tiles)
+        return _pack(self.picture, Coding(self.runtime.bundle.id, self.head, level), self._alpha_blocks, tiles)
 
     def chosen(self, level: int) -> Iterator[Chosen]:
         """What is coded of each tile at a level."""
         height, width = self.picture.samples.shape[:2]
         grid = list(boxes(height, width, _tile_px(height, width)))
-        y = self.runtime.analyse(self.x, level)
+        y = self.runtime.analyse(self.x, level, self.head)
         return search(Task(self.runtime, self.x, (height, width), grid, level, y), self.effort)
 
     @cached_property

@@ -13,7 +13,7 @@ from calotype.errors import CalotypeError
 FORMAT = "CALO"
 SUFFIX = ".calo"
 MIME = "image/x-calotype"
-_SAVE_OPTIONS = ("quality", "bpp", "size", "psnr", "lossless", "effort", "model", "strip")
+_SAVE_OPTIONS = ("quality", "bpp", "size", "psnr", "lossless", "effort", "head", "model", "strip")
 _METADATA = ("exif", "icc_profile", "xmp")
 
 

@@ -220,7 +220,8 @@ def vet(bundle: Bundle) -> None:
     bundle.check_arrays()
     manifest = bundle.manifest
     exact = {"h_s.onnx", *manifest.step_graphs}
-    free = {"g_a.onnx", "h_a.onnx"} & set(bundle.members) | {manifest.preview, *(graph for _, graph in manifest.heads)}
+    writers = {"h_a.onnx", *(head.analysis for head in manifest.heads)} & set(bundle.members)
+    free = writers | {manifest.preview, *(head.graph for head in manifest.heads)}
     for name in exact:
         prove(name, bundle.members[name])
     for name in free:

@@ -74,13 +74,13 @@ class Runtime:
 
         return run_in_windows(run, x, scale, WINDOW_PX, HALO_PX)
 
-    def analyse(self, x: Floats, level: int) -> Floats:
+    def analyse(self, x: Floats, level: int, head: int = 0) -> Floats:
         """g_a: picture (c, h, w) in [-0.5, 0.5], sides multiples of 64 -> y (m, h/16, w/16) in quantiser steps."""
-        return self._transform("g_a.onnx", "x", x, level, (1, 16))
+        return self._transform(self.bundle.manifest.heads[head].analysis, "x", x, level, (1, 16))
 
     def synthesise(self, y_hat: Floats, level: int, head: int = 0) -> Floats:
         """g_s: y_hat (m, h, w) -> picture (c, 16h, 16w)."""
-        return self._transform(self.bundle.manifest.heads[head][1], "y", y_hat, level, (16, 1))
+        return self._transform(self.bundle.manifest.heads[head].graph, "y", y_hat, level, (16, 1))
 
     def preview(self, y_hat: Floats, level: int) -> Floats:
         """y_hat (m, h, w) -> thumbnail (c, h, w): the picture at 1/16."""

@@ -14,6 +14,7 @@ from functools import partial
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, features
 
@@ -106,8 +107,8 @@ def _jpeg_xl_version() -> str:
     return f"pillow-jxl-plugin {version('pillow-jxl-plugin')}"
 
 
-def _calotype(effort: int) -> Encode:
-    return lambda image, quality: calotype.encode(image, quality=quality, effort=effort)
+def _calotype(**options: Any) -> Encode:
+    return lambda image, quality: calotype.encode(image, quality=quality, **options)
 
 
 def _own_version(*patterns: str) -> str:
@@ -141,9 +142,10 @@ _classic = partial(Codec, version=_classic_version)
 _SMALL_JPEG = {"optimize": True, "progressive": True}
 _AVIF_FOR_PSNR = {"subsampling": "4:4:4", "codec": "aom", "advanced": {"tune": "psnr"}}
 
-CALOTYPE = _ours("calotype", ".calo", _calotype(2), settings="effort 2, the default")
-CALOTYPE_QUICK = _ours("calotype (effort 1)", ".e1.calo", _calotype(1), settings="effort 1")
-CALOTYPE_SLOW = _ours("calotype (effort 4)", ".e4.calo", _calotype(4), settings="effort 4")
+CALOTYPE = _ours("calotype", ".calo", _calotype(effort=2), settings="effort 2, the default")
+CALOTYPE_QUICK = _ours("calotype (effort 1)", ".e1.calo", _calotype(effort=1), settings="effort 1")
+CALOTYPE_SLOW = _ours("calotype (effort 4)", ".e4.calo", _calotype(effort=4), settings="effort 4")
+CALOTYPE_VISUAL = _ours("calotype (visual)", ".v.calo", _calotype(head="visual"), settings="effort 2, head visual")
 JPEG = _jpeg("JPEG", ".jpg", _lossy("JPEG"))
 JPEG_OPTIMISED = _jpeg(
     "JPEG (optimised)", ".opt.jpg", _lossy("JPEG", **_SMALL_JPEG),
@@ -188,7 +190,7 @@ DEFLATE = _classic(
 )
 
 FAMILIES: dict[str, tuple[Codec, ...]] = {
-    "calotype": (CALOTYPE, CALOTYPE_QUICK, CALOTYPE_SLOW),
+    "calotype": (CALOTYPE, CALOTYPE_QUICK, CALOTYPE_SLOW, CALOTYPE_VISUAL),
     "jpeg": (JPEG, JPEG_OPTIMISED, JPEG_444),
     "webp": (WEBP, WEBP_SLOWEST),
     "avif": (AVIF, AVIF_PSNR, AVIF_SLOWEST),

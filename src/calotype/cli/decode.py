@@ -30,6 +30,9 @@ def decode(
     recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Walk through folders; mirror them.")] = False,
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Files to work on at a time.")] = 1,
     max_pixels: Annotated[int, typer.Option(min=0, help="Refuse larger pictures; 0 is no limit.")] = MAX_PIXELS,
+    head: Annotated[
+        str | None, typer.Option(help="Which synthesis to use; by default what the file was made for.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("-m", "--model", metavar="NAME|PATH", help="Use this model, installed or not."),
@@ -47,7 +50,7 @@ def decode(
     suffix = _suffix(format, None if several else output)
     plan = files.plan(inputs, output, f".{suffix}", recursive=recursive, wanted=_is_calo)
     bundle = None if model is None else library.find(model)
-    decoder = partial(calotype.decode, max_pixels=max_pixels or None, model=bundle)
+    decoder = partial(calotype.decode, max_pixels=max_pixels or None, model=bundle, head=head)
     work = partial(_decode, decoder=decoder, target=FORMATS[suffix], overwrite=overwrite)
     batch.run(plan, work, threads=jobs, quiet=quiet)
 

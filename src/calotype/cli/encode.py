@@ -56,6 +56,9 @@ def encode(
     effort: Annotated[
         int, typer.Option("-e", "--effort", min=1, max=9, help="More is slower, smaller; 7 to 9 need calotype[learn].")
     ] = DEFAULT_EFFORT,
+    head: Annotated[
+        str | None, typer.Option(help="What to make it for: psnr (the default) or visual, how it looks.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option("-m", "--model", metavar="NAME|PATH", help="An installed model, or a model file.")
     ] = None,
@@ -72,6 +75,7 @@ def encode(
     """
     _refuse_together(quality=quality, bpp=bpp, size=size, psnr=psnr, lossless=lossless)
     _refuse_together(model=model, lossless=lossless)
+    _refuse_together(head=head, lossless=lossless)
     if output is None and len(inputs) == 2 and inputs[1].lower().endswith(".calo"):
         output = inputs.pop()
     plan = files.plan(inputs, output, ".calo", recursive=recursive, wanted=pictures.is_picture)
@@ -79,7 +83,7 @@ def encode(
     if bundle is not None and bundle.status == "preview" and not quiet:
         say(f"calotype: note: model {bundle.name} is a preview: its files may not decode after the next release")
     rate = {"quality": quality, "bpp": bpp, "size": size, "psnr": psnr, "lossless": lossless}
-    encoder = partial(calotype.encode, **rate, effort=effort, model=bundle, strip=strip)
+    encoder = partial(calotype.encode, **rate, effort=effort, head=head, model=bundle, strip=strip)
     verifier = partial(_verify, model=bundle, strip=strip, lossless=lossless) if verify else None
     work = partial(_encode, encoder=encoder, verifier=verifier, lossless=lossless, overwrite=overwrite)
     batch.run(plan, work, threads=jobs, quiet=quiet)

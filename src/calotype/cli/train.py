@@ -29,7 +29,7 @@ def train(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help=f"The model to write, NAME{SUFFIX}.")],
     recipe: Annotated[
-        str | None, typer.Option(help="A recipe that comes with calotype (photo), or a JSON file of your own.")
+        str | None, typer.Option(help="A recipe that comes with calotype (photo, visual), or a JSON file of your own.")
     ] = None,
     start: Annotated[
         str | None, typer.Option("--from", help="Start from this model (photo, FILE.calomodel) or weights (FILE.pt).")
@@ -80,7 +80,7 @@ def train(
     if not finished:
         say(f"calotype: stopped; {shown(folder)} holds the run, and the same command goes on with it")
         raise typer.Exit(130)
-    fit.to_bundle(folder, data, out)
+    fit.to_bundle(folder, data, out, start)
     typer.echo(f"{shown(out)}: {out.stat().st_size} bytes")
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from calotype.errors import OptionError
 
+MSE, VISUAL = OBJECTIVES = "mse", "visual"
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -58,6 +59,8 @@ class Recipe:
         ema: Decay of the moving average of the weights that is exported.
         fine_level: From this level on, crops come from the lossless pictures half the time.
         seed: Seed of weights, crops and noise.
+        objective: What error is weighed against the rate: `mse`, or `visual`, a mixture that says how a picture looks;
+            it trains analysis and synthesis alone, as a second head of the model that the run starts from.
     """
 
     steps: int = 15_000
@@ -70,6 +73,7 @@ class Recipe:
     ema: float = 0.999
     fine_level: int = 144
     seed: int = 1
+    objective: str = MSE
 
 
 @dataclass(frozen=True)
@@ -93,12 +97,14 @@ Section = TypeVar("Section", Architecture, Recipe)
 
 MAY_BE_ZERO = {"seed", "warmup", "fine_level"}
 MULTIPLES = {"crop_px": 64, "y_channels": 4}
-CHOICES = {"context_steps": (2, 4)}
+CHOICES: dict[str, tuple[Any, ...]] = {"context_steps": (2, 4), "objective": OBJECTIVES}
 LIMIT = 1 << 32
 
 
 def _wanted(name: str, kind: type, value: Any) -> str | None:
     """What a value should be, if it is not."""
+    if kind is str:
+        return None if value in CHOICES[name] else " or ".join(CHOICES[name])
     if isinstance(value, bool) or not isinstance(value, (kind, int)):
         return f"{'a whole' if kind is int else 'a'} number"
     if not 0 <= value < LIMIT or (value == 0 and name not in MAY_BE_ZERO):

@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from calotype import bundle
-from calotype.bundle import FORMAT
+from calotype.bundle import FORMAT, Bundle
 from calotype.codec import DEFAULT_EFFORT
 from calotype.encoder import PictureCoder
 from calotype.learn import prior
 from calotype.learn.calibrate import count_symbols, fit, to_frequencies
-from calotype.learn.config import Config
+from calotype.learn.config import VISUAL, Architecture, Config, Recipe
 from calotype.learn.dyadic import STREAM_BITS
 from calotype.learn.graph import Graph, numpy_of
 from calotype.learn.model import Codec
@@ -211,9 +211,9 @@ def members(
     return {**decoding, **analysis, "manifest.json": manifest(codec, card, sorted(decoding))}, proof
 
 
-def measure(runtime: Runtime, pictures: Sequence[Image.Image]) -> list[dict[str, float]]:
+def measure(runtime: Runtime, pictures: Sequence[Image.Image], head: int = 0) -> list[dict[str, float]]:
     """Rate and distortion over pictures: mean bpp of real files and mean PSNR at some levels."""
-    coders = [PictureCoder.of(from_image(p, strip=True), runtime, DEFAULT_EFFORT) for p in pictures]
+    coders = [PictureCoder.of(from_image(p, strip=True), runtime, DEFAULT_EFFORT, head) for p in pictures]
     curve: list[dict[str, float]] = []
     for level in CURVE_LEVELS:
         files = [coder.at_level(level) for coder in coders]
@@ -253,3 +253,39 @@ def export(
     content["manifest.json"] = manifest(codec, card, json.loads(content["manifest.json"])["decoding"])
     bundle.write(out, content)
     return proof
+
+
+def add_visual_head(
+    base: Bundle,
+    recipe: Recipe,
+    weights: dict[str, Tensor],
+    made: dict[str, Any],
+    out: Path,
+    validation: Sequence[Image.Image],
+) -> None:
+    """Write a bundle again with another analysis and synthesis, its head `visual`; the prior stays.
+
+    Args:
+        base: What the head was trained from.
+        recipe: How it was trained.
+        weights: Of the codec whose analysis and synthesis these are.
+        made: What the card says of it besides.
+        out: The bundle to write; it may be the base's own path.
+        validation: Pictures that were not trained on, for the card's curve.
+    """
+    codec = Codec(Architecture(**base.manifest.card["architecture"]))
+    codec.load_state_dict(weights)
+    codec.eval()
+    channels = codec.arch.channels
+    synthesis, analysis = f"g_s_{VISUAL}.onnx", f"g_a_{VISUAL}.onnx"
+    graphs = {synthesis: synthesis_graph(codec.g_s, channels), analysis: analysis_graph(codec.g_a, channels)}
+    card = json.loads(base.members["manifest.json"])
+    heads = [head for head in card["heads"] if head["name"] != VISUAL]
+    heads.append({"name": VISUAL, "graph": synthesis, "analysis": analysis})
+    card |= {"heads": heads, "decoding": sorted({*card["decoding"], synthesis})}
+    with TemporaryDirectory() as folder:
+        draft = Path(folder) / "draft.calomodel"
+        bundle.write(draft, {**base.members, **graphs, "manifest.json": json.dumps(card).encode()})
+        curve = measure(Runtime(bundle.read(draft)), validation, len(heads) - 1)
+    card[VISUAL] = {**made, "recipe": asdict(recipe), "curve": curve}
+    bundle.write(out, {**base.members, **graphs, "manifest.json": json.dumps(card, indent=1).encode()})

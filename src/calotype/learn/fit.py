@@ -21,10 +21,11 @@ from torch import Tensor
 from calotype import bundle, library
 from calotype.errors import InputError, OptionError
 from calotype.learn import card, checkpoint, config
-from calotype.learn.config import Architecture, Config
+from calotype.learn.config import VISUAL, Architecture, Config
 from calotype.learn.data import Crops, Pictures, find_pictures
-from calotype.learn.export import export
+from calotype.learn.export import add_visual_head, export
 from calotype.learn.grow import origin
+from calotype.learn.look import LEAST_PX
 from calotype.learn.restore import codec_of
 from calotype.learn.train import Row, Training, run
 from calotype.learn.watch import LOG, Log, Point, as_unit, curve, middle
@@ -147,12 +148,22 @@ def fit(plan: Config, data: Data, folder: Path, fabric: Fabric, start: str | Non
     saved = folder / CHECKPOINT
     if saved.exists():
         _check_same(folder, plan)
+    if plan.recipe.objective == VISUAL:
+        _check_visual(plan, start)
     training = _begun(plan, Crops(data.train, data.fine, plan.recipe), fabric, saved, start)
     if watcher is not None:
         plan.write(folder / CONFIG)
     with until_told() as told:
         _run(training, data, folder, told, watcher)
     return training.step >= plan.recipe.steps
+
+
+def _check_visual(plan: Config, start: str | None) -> None:
+    """A visual head belongs to a model, and its objective needs colour and crops that show all scales."""
+    if start is None or start.endswith(".pt"):
+        raise OptionError(f"objective {VISUAL} trains a second head of a model: name the model with --from")
+    if plan.architecture.channels != 3 or plan.recipe.crop_px < LEAST_PX:
+        raise OptionError(f"objective {VISUAL} needs 3 channels and a crop_px of {LEAST_PX} or more")
 
 
 def _begun(plan: Config, crops: Crops, fabric: Fabric, saved: Path, start: str | None) -> Training:
@@ -203,13 +214,23 @@ def hardware() -> str:
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
-def to_bundle(folder: Path, data: Data, out: Path) -> None:
-    """Write the bundle of a run and its card: what it was made from, how good it is."""
+def to_bundle(folder: Path, data: Data, out: Path, start: str | None) -> None:
+    """Write the bundle of a run and its card: what it was made from, how good it is.
+
+    Args:
+        folder: The run's.
+        data: What it learned from.
+        out: The bundle to write.
+        start: What the run started from; a visual head is added to it.
+    """
     plan = config.read(folder / CONFIG)
     state = checkpoint.load(folder / CHECKPOINT)
     weights: dict[str, Any] = state["average"]
     validation = [Image.fromarray(p.numpy()) for p in data.validation]
     made = {"steps_trained": state["step"], "hours": round(hours(folder), 2), "hardware": hardware()}
-    export(replace(plan, card=plan.card | made), weights, out, data.calibration(plan.recipe.seed), validation)
+    if plan.recipe.objective == VISUAL:
+        add_visual_head(library.find(start), plan.recipe, weights, made, out, validation)
+    else:
+        export(replace(plan, card=plan.card | made), weights, out, data.calibration(plan.recipe.seed), validation)
     written = bundle.read(out)
     card.write(written, Runtime(written), validation)

@@ -48,7 +48,7 @@ def codec_of(bundle: Bundle) -> Codec:
 
 
 def _networks(codec: Codec, bundle: Bundle) -> dict[str, nn.Module]:
-    transforms = {"g_a.onnx": codec.g_a, "h_a.onnx": codec.h_a, bundle.manifest.heads[0][1]: codec.g_s}
+    transforms = {"g_a.onnx": codec.g_a, "h_a.onnx": codec.h_a, bundle.manifest.heads[0].graph: codec.g_s}
     return {**transforms, "h_s.onnx": codec.h_s, **dict(zip(bundle.manifest.step_graphs, codec.steps, strict=True))}
 
 

@@ -14,9 +14,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from calotype.errors import CalotypeError
-from calotype.learn.config import Config, Recipe
+from calotype.learn.config import VISUAL, Config, Recipe
 from calotype.learn.data import Crops
 from calotype.learn.grow import grown
+from calotype.learn.look import visual_error
 from calotype.learn.model import Codec, lambda_of
 from calotype.learn.muon import Muon
 from calotype.learn.start import start_as_transform
@@ -30,20 +31,29 @@ class DivergedError(CalotypeError):
     """Training gave numbers that are not finite, again and again."""
 
 
-class Objective(nn.Module):
-    """Loss, mean bpp and mean mse of a batch, (3,); the loss is over sqrt(lambda), so that all levels count."""
+def mse(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Mean squared error of each picture of a batch, (b,)."""
+    return (x_hat - x).square().mean((1, 2, 3))
 
-    def __init__(self, codec: Codec) -> None:
+
+class Objective(nn.Module):
+    """Loss, mean bpp and mean mse of a batch, (3,); the loss is over sqrt(lambda), so that all levels count.
+
+    Args:
+        codec: What is trained.
+        error: Of pictures x and x_hat (b, c, h, w), in units of mse (b,); what the rate is weighed against.
+    """
+
+    def __init__(self, codec: Codec, error: Callable[[Tensor, Tensor], Tensor] = mse) -> None:
         super().__init__()
-        self.codec = codec
+        self.codec, self.error = codec, error
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         coded = self.codec(x, level)
         lam = lambda_of(self.codec.arch, level)
         bpp = (coded.y_bits + coded.z_bits) / (x.shape[2] * x.shape[3])
-        mse = (coded.x_hat - x).square().mean((1, 2, 3))
-        loss = (bpp + lam * 255**2 * mse) / lam.sqrt()
-        return torch.stack([loss.mean(), bpp.mean(), mse.mean()])
+        loss = (bpp + lam * 255**2 * self.error(x, coded.x_hat)) / lam.sqrt()
+        return torch.stack([loss.mean(), bpp.mean(), mse(x, coded.x_hat).mean()])
 
 
 def rate_factor(step: int, recipe: Recipe) -> float:
@@ -54,10 +64,11 @@ def rate_factor(step: int, recipe: Recipe) -> float:
 
 
 def optimisers(codec: Codec, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, AdamW for vectors, knots and depthwise kernels."""
-    matrices = [p for name, p in codec.named_parameters() if p.ndim == 2 and not name.endswith("knots")]
+    """Muon for the matrices, AdamW for vectors, knots and depthwise kernels, as far as they are to be trained."""
+    trained = [(name, p) for name, p in codec.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in trained if p.ndim == 2 and not name.endswith("knots")]
     chosen = {id(p) for p in matrices}
-    others = [p for p in codec.parameters() if id(p) not in chosen]
+    others = [p for _, p in trained if id(p) not in chosen]
     return [Muon(matrices, lr=recipe.muon_rate), torch.optim.AdamW(others, lr=recipe.adamw_rate, weight_decay=0.0)]
 
 
@@ -93,8 +104,13 @@ class Training:
         else:
             growth_crops = partial(_first, crops, GROWTH_CROPS)
             self.codec.load_state_dict(grown(weights, config.architecture, growth_crops))
+        visual = self.recipe.objective == VISUAL
+        if visual:  # the prior stays that of the other head
+            for part in (self.codec.h_a, self.codec.h_s, self.codec.z_prior, self.codec.steps):
+                part.requires_grad_(requires_grad=False)
         bare = optimisers(self.codec, self.recipe)
-        self.objective, *self.optimisers = self.fabric.setup(Objective(self.codec), *bare)
+        objective = Objective(self.codec, visual_error if visual else mse)
+        self.objective, *self.optimisers = self.fabric.setup(objective, *bare)
         self.average = copy.deepcopy(self.codec)
         self.peaks = [o.param_groups[0]["lr"] for o in bare]
         self.step = self.rollbacks = 0
