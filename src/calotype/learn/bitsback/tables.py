@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calotype.bitsback import RING
+from calotype.bitsback.model import RING, VALUES
 from calotype.coding import PRECISION_BITS
 from calotype.learn.calibrate import to_frequencies
 
@@ -23,9 +23,13 @@ SCALES, SCALE_MIN, SCALE_MAX = 32, 0.35, 48.0
 LOG_SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALES - 1)
 MEANS, LOGIT_LIMIT = 64, 10.0
 SHAPES, SHAPE_MIN, SHAPE_MAX = 16, 0.02, 200.0
-VALUES = 256
+TILTS = 10
 
 Frequencies = NDArray[np.uint32]
+
+
+PRIOR_SCALE = round(math.log(2**GRID_BITS / SCALE_MIN) / LOG_SCALE_STEP)
+"""The table of a standard normal."""
 
 
 def scale_of(index: Tensor) -> Tensor:
@@ -54,6 +58,18 @@ def beta_binomials() -> NDArray[np.float64]:
 
     choose = torch.lgamma(n + 1) - torch.lgamma(x + 1) - torch.lgamma(n - x + 1)
     return torch.exp(choose + log_beta(x + a, n - x + b) - log_beta(a, b)).numpy()
+
+
+def tilted(masses: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """All tables times one weight for each value, so that values occur over all tables as often as they were counted.
+
+    A beta-binomial is smooth; the values of real images are not: scanned and scaled ones prefer some.
+    """
+    for _ in range(TILTS):
+        expected = counts.sum(1) @ masses
+        masses = masses * ((counts.sum(0) + 1) / (expected + 1))
+        masses = masses / masses.sum(1, keepdims=True)
+    return masses
 
 
 def pixel_tables(masses: NDArray[np.float64]) -> Frequencies:
