@@ -164,11 +164,7 @@ class Vessel:
     def _scan(self) -> Iterator[Item]:
         query = "SELECT ordinal, kind, images, crc, names, length(data), typeof(data) FROM item ORDER BY ordinal"
         for place, (*numbers, names, data_bytes, data_type) in enumerate(self._rows(query)):
-            if (
-                not all(type(n) is int and n >= 0 for n in numbers)
-                or type(names) is not bytes
-                or data_type != "blob"
-            ):
+            if not all(type(n) is int and n >= 0 for n in numbers) or type(names) is not bytes or data_type != "blob":
                 raise DamagedFile(f"{self.path}: row {place} holds values of the wrong type")
             ordinal, kind, images, crc = numbers
             if place >= MAX_ROWS or max(data_bytes, len(names)) > MAX_ROW_BYTES or max(images, crc) >= 1 << 32:
@@ -243,7 +239,11 @@ def create(path: Path) -> Vessel:
     try:
         with _errors(path):
             connection = _connect(fresh, "rw")
-            for pragma in (f"page_size = {PAGE_BYTES}", f"application_id = {APPLICATION_ID}", f"user_version = {VERSION}"):
+            for pragma in (
+                f"page_size = {PAGE_BYTES}",
+                f"application_id = {APPLICATION_ID}",
+                f"user_version = {VERSION}",
+            ):
                 connection.execute(f"PRAGMA {pragma}")
             connection.execute("BEGIN")
             for sql in _SCHEMA.values():
@@ -255,5 +255,3 @@ def create(path: Path) -> Vessel:
     finally:
         fresh.unlink(missing_ok=True)
     return Vessel(path, writable=True)
-
-
