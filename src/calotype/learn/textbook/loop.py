@@ -10,11 +10,12 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from calotype.errors import CalotypeError
 from calotype.learn import checkpoint
@@ -22,7 +23,6 @@ from calotype.learn.textbook.config import Recipe
 from calotype.learn.textbook.nets import Trainable
 
 EVALUATED_AT_ONCE = 500
-CLIP = 5.0
 ENDLESS = float("inf")
 
 
@@ -44,6 +44,11 @@ def evaluate(net: Trainable, images: Tensor, seed: int) -> float:
     torch.manual_seed(seed)
     parts = images.split(EVALUATED_AT_ONCE)
     return sum(float(net.loss(part)) * len(part) for part in parts) / len(images)
+
+
+@lru_cache(maxsize=1)
+def _order(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
 class Run:
@@ -98,7 +103,7 @@ class Run:
     def advance(self) -> None:
         """One step."""
         recipe, (epoch, place) = self.recipe, divmod(self.step, self.steps_an_epoch)
-        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(recipe.seed + epoch))
+        order = _order(len(self.train), recipe.seed + epoch)
         images = self.train[order[place * recipe.batch : (place + 1) * recipe.batch].to(self.train.device)]
         torch.manual_seed(hash((recipe.seed, self.step)) & (2**63 - 1))
         if recipe.schedule == "cosine":
@@ -107,7 +112,6 @@ class Run:
         loss = self.net.loss(images, min(1.0, self.step / max(1, recipe.warmup * self.steps_an_epoch)))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), CLIP * len(images))
         self.optimiser.step()
         self.loss_sum += loss.item()
         self.step += 1
