@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from calotype import container, library, pixels
-from calotype.bundle import Bundle
+from calotype.bundle import Bundle, ModelFile, photo
 from calotype.container import SRGB, TOP_LEVEL, Header, Metadata
 from calotype.decoder import develop, tile_latents
 from calotype.encoder import PictureCoder, encode_lossless, or_lossless
@@ -150,7 +150,7 @@ def encode(
 def _bundle_for(header: Header, model: Bundle | str | Path | None) -> Bundle:
     assert header.coding is not None
     given = None if model is None else library.find(model)
-    bundle = library.find_id(header.coding.model_id, given)
+    bundle = photo(library.find_id(header.coding.model_id, given))
     manifest = bundle.manifest
     fits = header.channels == manifest.channels or (header.channels, manifest.channels) == (1, 3)
     if header.coding.head >= len(manifest.heads) or not fits:
@@ -224,7 +224,7 @@ def info(data: bytes) -> Info:
     bundle = None
     if coding is not None:
         with suppress(ModelNotFound):
-            bundle = library.find_id(coding.model_id)
+            bundle = photo(library.find_id(coding.model_id))
     head = None
     if coding is not None:
         known = bundle is not None and coding.head < len(bundle.manifest.heads)
@@ -249,6 +249,6 @@ def info(data: bytes) -> Info:
     )
 
 
-def models() -> list[Bundle]:
+def models() -> list[ModelFile]:
     """The installed models."""
     return list(library.installed())
