@@ -92,14 +92,16 @@ def installed() -> Iterator[AnyBundle]:
                 warnings.warn(f"a model is left out: {error}", stacklevel=2)
 
 
-def find_any(model: str | Path) -> AnyBundle:
-    """A model of any kind by name or by path.
+def find_any(model: ModelFile | str | Path | None) -> ModelFile:
+    """A model of any kind by name, by path, or the default one.
 
     Raises:
         ModelNotFound: If there is none.
         InvalidModel: If it breaks a rule for bundles.
     """
-    name = str(model)
+    if isinstance(model, ModelFile):
+        return model
+    name = str(model or DEFAULT_MODEL)
     if isinstance(model, Path) or name.endswith(SUFFIX):
         return open_path(Path(name))
     for found in installed():
@@ -109,14 +111,14 @@ def find_any(model: str | Path) -> AnyBundle:
     raise ModelNotFound(f"no model named {name!r}; installed: {known}. A file is given by its path, NAME{SUFFIX}")
 
 
-def find(model: Bundle | str | Path | None) -> Bundle:
+def find(model: ModelFile | str | Path | None) -> Bundle:
     """A photo codec's model by name, by path, or the default one.
 
     Raises:
         ModelNotFound: If there is none.
         InvalidModel: If it breaks a rule for bundles, or is a model of another kind.
     """
-    return model if isinstance(model, Bundle) else bundle.photo(find_any(model or DEFAULT_MODEL))
+    return bundle.photo(find_any(model))
 
 
 def find_id(model_id: bytes, extra: ModelFile | None = None) -> ModelFile:

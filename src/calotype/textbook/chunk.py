@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calotype.coding import SYMBOL_LIMIT, Decoder, Encoder, IntArray
 from calotype.errors import DamagedFile, InputError
@@ -67,8 +68,8 @@ def unpack_images(model: Model, data: bytes | memoryview, count: int) -> Images:
     return model.synthesise(values_of(model.bundle, symbols, level))
 
 
-def check_images(bundle: TextbookBundle, images: Images) -> None:
-    """Refuse what a model cannot code.
+def check_images(bundle: TextbookBundle, images: NDArray[np.uint8 | np.uint16]) -> Images:
+    """The images, if a model codes such.
 
     Raises:
         InputError: Says what it codes.
@@ -79,8 +80,9 @@ def check_images(bundle: TextbookBundle, images: Images) -> None:
             f"the model {bundle.name} codes 1 to {MAX_IMAGES} images of {width}x{height} pixels, {channels} channels, "
             f"8 bits; these are {images.dtype} of {' x '.join(map(str, images.shape))}"
         )
+    return images.astype(np.uint8, copy=False)
 
 
-def _index(bundle: TextbookBundle, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def _index(bundle: TextbookBundle, count: int) -> NDArray[np.uint8]:
     """The table of each symbol, image after image."""
     return np.tile(np.arange(bundle.latents, dtype=np.uint8), count)

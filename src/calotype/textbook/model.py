@@ -52,7 +52,8 @@ def centroids(table: Table, step: int) -> Floats:
     """Where the symbols -radius..radius of `coarser` stand, in bins: the mean of what falls into each."""
     bins, places, radius = _cells(table, step)
     mass, moment = (
-        np.bincount(places, weights, 2 * radius + 1) for weights in (table.frequencies[:-1], table.frequencies[:-1] * 1.0 * bins)
+        np.bincount(places, weights, 2 * radius + 1)
+        for weights in (table.frequencies[:-1], table.frequencies[:-1] * 1.0 * bins)
     )
     middles = np.arange(-radius, radius + 1) * float(step)
     return np.where(mass > 0, moment / np.maximum(mass, 1), middles).astype(np.float32)
@@ -141,7 +142,9 @@ class Model:
             rows = slice(start, start + _RUN_AT_ONCE)
             part = self._networks.run(graph, **{name: value[rows] for name, value in inputs.items()})[0]
             if part.shape != out[rows].shape or not np.isfinite(part).all():
-                raise InvalidModel(f"{self.bundle.path}: {graph} gives {part.shape} for {out[rows].shape}, or no numbers")
+                raise InvalidModel(
+                    f"{self.bundle.path}: {graph} gives {part.shape} for {out[rows].shape}, or no numbers"
+                )
             out[rows] = part
         return out
 

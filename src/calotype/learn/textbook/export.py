@@ -60,7 +60,7 @@ class Basis:
     @property
     def backward(self) -> Floats:
         """The inverse of `forward`."""
-        return np.linalg.inv(self.forward)
+        return np.linalg.inv(self.forward).astype(np.float64)
 
 
 def _batches(images: Images) -> list[Tensor]:
@@ -156,7 +156,7 @@ def _sequence(g: Graph, x: str, net: nn.Sequential) -> str:
         elif isinstance(layer, nn.Flatten | nn.Unflatten):
             x = _reshape(g, x, [-1] if isinstance(layer, nn.Flatten) else [*layer.unflattened_size])
         else:
-            x = g.op({nn.ReLU: "Relu", nn.Sigmoid: "Sigmoid"}[type(layer)], x)
+            x = g.op("Relu" if isinstance(layer, nn.ReLU) else "Sigmoid", x)
     return x
 
 
@@ -165,7 +165,7 @@ def _affine(g: Graph, x: str, matrix: Floats, offset: Floats) -> str:
 
 
 def encoder_graph(net: Autoencoder | Vae, basis: Basis, image: tuple[int, int, int]) -> bytes:
-    """x -> y, and for a VAE the log-variance of its posterior, in bins as well."""
+    """X -> y, and for a VAE the log-variance of its posterior, in bins as well."""
     latents = len(basis.centre)
     g = Graph("encoder", net.encoder)
     height, width, channels = image
@@ -183,7 +183,7 @@ def encoder_graph(net: Autoencoder | Vae, basis: Basis, image: tuple[int, int, i
 
 
 def decoder_graph(net: Autoencoder | Vae, basis: Basis, image: tuple[int, int, int]) -> bytes:
-    """y -> x."""
+    """Y -> x."""
     g = Graph("decoder", net.decoder)
     z = _affine(g, g.input("y", ["n", len(basis.centre)], TensorProto.FLOAT), basis.backward, basis.centre)
     x = _sequence(g, z, net.decoder)

@@ -62,12 +62,17 @@ class Pca(Autoencoder):
     def solve(self, images: Tensor) -> None:
         """Set the weights from images (n, h, w, c), uint8."""
         x = to_unit(images).flatten(1)
-        mean, (down, up) = x.mean(0), (self.encoder[1], self.decoder[0])
-        basis = principal_components(x - mean, len(down.weight))
-        down.weight.copy_(basis)  # pyright: ignore[reportCallIssue]
-        down.bias.copy_(-basis @ mean)  # pyright: ignore[reportCallIssue]
-        up.weight.copy_(basis.T)  # pyright: ignore[reportCallIssue]
-        up.bias.copy_(mean)  # pyright: ignore[reportCallIssue]
+        mean, down, up = x.mean(0), self.encoder[1], self.decoder[0]
+        assert isinstance(down, nn.Linear)
+        assert isinstance(up, nn.Linear)
+        basis = principal_components(x - mean, down.out_features)
+        for parameter, value in (
+            (down.weight, basis),
+            (down.bias, -basis @ mean),
+            (up.weight, basis.T),
+            (up.bias, mean),
+        ):
+            parameter.copy_(value)
 
 
 class Vae(Trainable):
