@@ -140,15 +140,7 @@ class Bundle(ModelFile):
     @cached_property
     def tables(self) -> Tables:
         """The family of tables."""
-        radii = self._array("radii.u16", "<u2").astype(int)
-        flat = self._array("tables.u32", "<u4")
-        sizes = 2 * radii + 2
-        if not 1 <= len(radii) <= MAX_TABLES or radii.min() < 1 or radii.max() > MAX_RADIUS or sizes.sum() != len(flat):
-            raise InvalidModel(f"{self.path}: radii.u16 and tables.u32 do not fit together")
-        parts = np.split(flat, np.cumsum(sizes)[:-1])
-        if any(q.min() < 1 or int(q.sum(dtype=np.uint64)) != 1 << PRECISION_BITS for q in parts):
-            raise InvalidModel(f"{self.path}: a table in tables.u32 does not sum to 2^{PRECISION_BITS} or holds a 0")
-        return Tables(tuple(Table(int(r), q) for r, q in zip(radii, parts, strict=True)))
+        return tables_in(self)
 
     @cached_property
     def z_offset(self) -> NDArray[np.int16]:
@@ -171,6 +163,25 @@ class Bundle(ModelFile):
     def level_bias(self) -> NDArray[np.int16]:
         """What the prior is told of the level, (256, p), in 1/32."""
         return self._array("level_bias.i16", "<i2", self.manifest.prior_channels)
+
+
+def tables_in(file: ModelFile) -> Tables:
+    """The tables of a model file that has `tables.u32` and `radii.u16`.
+
+    Raises:
+        InvalidModel: If they break a rule.
+    """
+    raw, sizes_raw = file.members["tables.u32"], file.members["radii.u16"]
+    if len(raw) % 4 or len(sizes_raw) % 2:
+        raise InvalidModel(f"{file.path}: tables.u32 or radii.u16 ends within a value")
+    flat, radii = np.frombuffer(raw, "<u4"), np.frombuffer(sizes_raw, "<u2").astype(int)
+    sizes = 2 * radii + 2
+    if not 1 <= len(radii) <= MAX_TABLES or radii.min() < 1 or radii.max() > MAX_RADIUS or sizes.sum() != len(flat):
+        raise InvalidModel(f"{file.path}: radii.u16 and tables.u32 do not fit together")
+    parts = np.split(flat, np.cumsum(sizes)[:-1])
+    if any(q.min() < 1 or int(q.sum(dtype=np.uint64)) != 1 << PRECISION_BITS for q in parts):
+        raise InvalidModel(f"{file.path}: a table in tables.u32 does not sum to 2^{PRECISION_BITS} or holds a 0")
+    return Tables(tuple(Table(int(r), q) for r, q in zip(radii, parts, strict=True)))
 
 
 def _whole(card: dict[str, Any], key: str) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from math import inf
 from numbers import Real
 from pathlib import Path
 
@@ -21,8 +22,11 @@ from calotype.encoder import PictureCoder, encode_lossless, or_lossless
 from calotype.errors import InputError, ModelNotFound, OptionError, UnsupportedFile
 from calotype.pixels import Picture, Samples
 from calotype.prior import Latents
-from calotype.rate import reaching_psnr, within_size
+from calotype.rate import Coder, reaching_psnr, within_size
 from calotype.runtime import Runtime
+from calotype.textbook import picture as textbook
+from calotype.textbook.model import Model, TextbookBundle
+from calotype.textbook.picture import ImageCoder
 
 MAX_PIXELS = 1 << 28
 DEFAULT_QUALITY = 60.0
@@ -31,6 +35,8 @@ EFFORTS = range(1, 10)
 RATES = {"quality": (0, 100), "bpp": (1e-4, 1e3), "size": (1, 1 << 40), "psnr": (1, 200)}
 
 Images = Image.Image | NDArray[np.generic]
+Models = ModelFile | str | Path | None
+"""A model, its name or its path; None for the default one."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,12 @@ class Info:
 def runtime_of(bundle: Bundle) -> Runtime:
     """The networks of a bundle, shared by all calls."""
     return Runtime(bundle)
+
+
+@lru_cache(maxsize=4)
+def small_model_of(bundle: TextbookBundle) -> Model:
+    """The networks of a textbook model, shared by all calls."""
+    return Model(bundle)
 
 
 def level_of(quality: float) -> int:
@@ -106,7 +118,7 @@ def encode(
     psnr: float | None = None,
     lossless: bool = False,
     effort: int = DEFAULT_EFFORT,
-    model: Bundle | str | Path | None = None,
+    model: Models = None,
     strip: bool = False,
 ) -> bytes:
     """Encode a picture as `.calo` bytes.
@@ -137,20 +149,36 @@ def encode(
     picture = _from_any(image, strip=strip)
     if lossless:
         return encode_lossless(picture, effort)
-    coder = PictureCoder.of(picture, runtime_of(library.find(model)), effort)
+    most_bytes = inf
+    if name in ("size", "bpp"):
+        pixel_count = picture.samples.shape[0] * picture.samples.shape[1]
+        most_bytes = int(value if name == "size" else value * pixel_count / 8)
+    found = library.find_any(model)
+    if isinstance(found, TextbookBundle):
+        return _at_rate(ImageCoder.of(picture, small_model_of(found), effort), name, value, most_bytes)
+    coder = PictureCoder.of(picture, runtime_of(photo(found)), effort)
+    learned = partial(_at_rate, coder, name, value, most_bytes)
+    return or_lossless(coder, learned, most_bytes=most_bytes, may_grow=name == "quality")
+
+
+def _at_rate(coder: Coder, name: str, value: float, most_bytes: float) -> bytes:
     if name == "quality":
-        return or_lossless(coder, lambda: coder.at_level(level_of(value)), may_grow=True)
+        return coder.at_level(level_of(value))
     if name == "psnr":
-        return or_lossless(coder, lambda: reaching_psnr(coder, value))
-    pixel_count = picture.samples.shape[0] * picture.samples.shape[1]
-    size_bytes = int(value if name == "size" else value * pixel_count / 8)
-    return or_lossless(coder, lambda: within_size(coder, size_bytes), most_bytes=size_bytes)
+        return reaching_psnr(coder, value)
+    return within_size(coder, int(most_bytes))
 
 
-def _bundle_for(header: Header, model: Bundle | str | Path | None) -> Bundle:
+def _bundle_for(header: Header, model: Models) -> ModelFile:
     assert header.coding is not None
-    given = None if model is None else library.find(model)
-    bundle = photo(library.find_id(header.coding.model_id, given))
+    given = None if model is None else library.find_any(model)
+    found = library.find_id(header.coding.model_id, given)
+    return found if isinstance(found, TextbookBundle) else _fitting(header, photo(found))
+
+
+def _fitting(header: Header, bundle: Bundle) -> Bundle:
+    """A photo codec's model, if it has what a file names."""
+    assert header.coding is not None
     manifest = bundle.manifest
     fits = header.channels == manifest.channels or (header.channels, manifest.channels) == (1, 3)
     if header.coding.head >= len(manifest.heads) or not fits:
@@ -160,24 +188,24 @@ def _bundle_for(header: Header, model: Bundle | str | Path | None) -> Bundle:
     return bundle
 
 
-def _decode(data: bytes, max_pixels: int | None, model: Bundle | str | Path | None) -> Picture:
+def _decode(data: bytes, max_pixels: int | None, model: Models) -> Picture:
     whole = container.unpack(data, max_pixels)
     if whole.header.cicp != SRGB and Metadata.ICC not in whole.metadata:
         warnings.warn(f"colour is CICP {whole.header.cicp}, not sRGB, and not converted", stacklevel=3)
-    runtime = None if whole.header.coding is None else runtime_of(_bundle_for(whole.header, model))
-    return develop(whole, runtime)
+    if whole.header.coding is None:
+        return develop(whole, None)
+    found = _bundle_for(whole.header, model)
+    if isinstance(found, TextbookBundle):
+        return textbook.develop(whole, small_model_of(found))
+    return develop(whole, runtime_of(photo(found)))
 
 
-def decode_array(
-    data: bytes, *, max_pixels: int | None = MAX_PIXELS, model: Bundle | str | Path | None = None
-) -> Samples:
+def decode_array(data: bytes, *, max_pixels: int | None = MAX_PIXELS, model: Models = None) -> Samples:
     """Decode `.calo` bytes to an array (h, w) or (h, w, c), uint8 or uint16, alpha last. Arguments as of `decode`."""
     return pixels.to_array(_decode(data, max_pixels, model))
 
 
-def decode(
-    data: bytes, *, max_pixels: int | None = MAX_PIXELS, model: Bundle | str | Path | None = None
-) -> Image.Image:
+def decode(data: bytes, *, max_pixels: int | None = MAX_PIXELS, model: Models = None) -> Image.Image:
     """Decode `.calo` bytes to a PIL image, with `exif`, `icc_profile` and `xmp` in its `info`.
 
     Args:
@@ -193,9 +221,7 @@ def decode(
     return pixels.to_image(_decode(data, max_pixels, model))
 
 
-def latents(
-    image_or_data: Images | bytes, *, quality: float = DEFAULT_QUALITY, model: Bundle | str | Path | None = None
-) -> list[Latents]:
+def latents(image_or_data: Images | bytes, *, quality: float = DEFAULT_QUALITY, model: Models = None) -> list[Latents]:
     """The latents of each tile, in raster order: of a file's bytes, or of a picture as it would be encoded.
 
     Raises:
@@ -210,7 +236,14 @@ def latents(
     whole = container.unpack(data, MAX_PIXELS)
     if whole.header.coding is None:
         raise InputError("the file is stored losslessly: it has no latents")
-    return tile_latents(whole, runtime_of(_bundle_for(whole.header, model)), whole.header.coding)
+    return tile_latents(whole, runtime_of(photo(_bundle_for(whole.header, model))), whole.header.coding)
+
+
+def _head_of(model: ModelFile | None, head: int) -> str:
+    """A head's name, if the model is known and names its heads."""
+    if isinstance(model, Bundle) and head < len(model.manifest.heads):
+        return model.manifest.heads[head][0]
+    return str(head)
 
 
 def info(data: bytes) -> Info:
@@ -221,14 +254,10 @@ def info(data: bytes) -> Info:
     """
     whole = container.unpack(data)
     header, coding = whole.header, whole.header.coding
-    bundle = None
+    found = None
     if coding is not None:
         with suppress(ModelNotFound):
-            bundle = photo(library.find_id(coding.model_id))
-    head = None
-    if coding is not None:
-        known = bundle is not None and coding.head < len(bundle.manifest.heads)
-        head = bundle.manifest.heads[coding.head][0] if bundle is not None and known else str(coding.head)
+            found = library.find_id(coding.model_id)
     return Info(
         width=header.width,
         height=header.height,
@@ -238,8 +267,8 @@ def info(data: bytes) -> Info:
         lossless=coding is None,
         level=None if coding is None else coding.level,
         model_id="" if coding is None else coding.model_id.hex(),
-        model_name=None if bundle is None else bundle.name,
-        head=head,
+        model_name=None if found is None else found.name,
+        head=None if coding is None else _head_of(found, coding.head),
         cicp=header.cicp,
         tile_px=header.tile_px,
         tiles=header.tile_count,

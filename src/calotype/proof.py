@@ -22,6 +22,8 @@ EXACT_LIMIT = 2.0**24
 OPSET = 17
 EXACT_OPERATORS = {"Conv", "Mul", "Add", "Floor", "Clip", "Concat", "Cast", "DepthToSpace"}
 FLOAT_OPERATORS = EXACT_OPERATORS | {"Sigmoid", "Gather", "SpaceToDepth", "Sign", "Abs", "Log", "Exp", "Reshape"}
+SMALL_OPERATORS = FLOAT_OPERATORS | {"Gemm", "Relu", "MaxPool", "ConvTranspose", "Sub"}
+"""Of models of small images."""
 MAX_NODES = 2000
 SMALLEST_GRID, LARGEST_VALUE = 2.0**-100, 2.0**100
 """Far within float32's normal numbers."""
@@ -220,6 +222,17 @@ def vet_exact(file: ModelFile) -> None:
     for name, raw in file.members.items():
         if name.endswith(".onnx"):
             prove(name, raw)
+
+
+def vet_float(file: ModelFile) -> None:
+    """Check all graphs of a model file that has none that must be exact, before any of them runs.
+
+    Raises:
+        InvalidModel: If anything in one is not allowed.
+    """
+    for name, raw in file.members.items():
+        if name.endswith(".onnx"):
+            _parse(name, raw, SMALL_OPERATORS)
 
 
 def vet(bundle: Bundle) -> None:

@@ -46,7 +46,7 @@ def decode(
     several = recursive or len(inputs) > 1
     suffix = pictures.suffix_to_write(format, None if several else output)
     plan = files.plan(inputs, output, f".{suffix}", recursive=recursive, wanted=_is_calo)
-    bundle = None if model is None else library.find(model)
+    bundle = None if model is None else library.find_any(model)
     decoder = partial(calotype.decode, max_pixels=max_pixels or None, model=bundle)
     work = partial(_decode, decoder=decoder, target=FORMATS[suffix], overwrite=overwrite)
     batch.run(plan, work, threads=jobs, quiet=quiet)
