@@ -25,14 +25,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from calotype import bundle, codec, library, names, vessel
-from calotype.bitsback import chunk
-from calotype.bitsback.model import Model, bundle_of
+from calotype.bitsback import chunk as bitsback_chunk
+from calotype.bitsback.model import LatentBundle
+from calotype.bitsback.model import Model as BitsBackModel
 from calotype.bundle import ModelFile
 from calotype.container import MODEL_ID_BYTES, unpack_header
 from calotype.errors import DamagedFile, InputError, LimitExceeded, UnsupportedFile
+from calotype.textbook import chunk as textbook_chunk
+from calotype.textbook import model as textbook
+from calotype.textbook.model import Model as TextbookModel
+from calotype.textbook.model import TextbookBundle
 from calotype.vessel import Item, Vessel
 
 Images = NDArray[np.uint8]
+SmallModel = BitsBackModel | TextbookModel
+"""Models of images of one size, many of which share a row."""
 
 CHUNK_IMAGES = 250
 MAX_CHUNK_BYTES = 1 << 26
@@ -46,6 +53,26 @@ class Kind(IntEnum):
     MODEL = 1
     PICTURE = 2
     BITS_BACK = 3
+    LATENTS = 4
+
+
+CHUNKS = (Kind.BITS_BACK, Kind.LATENTS)
+
+
+def small_model(file: ModelFile) -> SmallModel:
+    """The networks of a model of small images.
+
+    Raises:
+        InvalidModel: If it is a model for pictures of any size.
+    """
+    if isinstance(file, LatentBundle):
+        return BitsBackModel(file)
+    return TextbookModel(file if isinstance(file, TextbookBundle) else textbook.bundle_of(file))
+
+
+def image_of(model: SmallModel) -> tuple[int, int, int]:
+    """Height, width and channels of the images that a model codes."""
+    return model.form.image if isinstance(model, BitsBackModel) else model.bundle.image
 
 
 @dataclass(frozen=True)
@@ -78,6 +105,7 @@ class Archive:
         self._vessel = Vessel(Path(path))
         self._extra = model
         self._models: dict[bytes, ModelFile] = {}
+        self._small_models: dict[bytes, SmallModel] = {}
         self._chunks: OrderedDict[int, Images] = OrderedDict()
 
     def __enter__(self) -> Archive:
@@ -167,17 +195,29 @@ class Archive:
         if item.ordinal in self._chunks:
             self._chunks.move_to_end(item.ordinal)
             return self._chunks[item.ordinal]
-        if _kind_of(item) != Kind.BITS_BACK:
-            raise InputError(f"row {item.ordinal} is no chunk of small images")
-        data = memoryview(self._vessel.data(item))
-        model = Model(bundle_of(self._model(bytes(data[:MODEL_ID_BYTES]))))
-        if item.images * prod(model.form.image) > MAX_CHUNK_BYTES:
-            raise LimitExceeded(f"row {item.ordinal} declares {item.images} images, more than a chunk holds")
-        images = chunk.decode(model, data[MODEL_ID_BYTES:], item.images)
+        images = self._decode(item)
         self._chunks[item.ordinal] = images
         if len(self._chunks) > CACHED_CHUNKS:
             self._chunks.popitem(last=False)
         return images
+
+    def _decode(self, item: Item) -> Images:
+        if _kind_of(item) not in CHUNKS:
+            raise InputError(f"row {item.ordinal} is no chunk of small images")
+        data = memoryview(self._vessel.data(item))
+        model = self._small_model(bytes(data[:MODEL_ID_BYTES]))
+        if not 1 <= item.images * prod(image_of(model)) <= MAX_CHUNK_BYTES:
+            raise LimitExceeded(f"row {item.ordinal} declares {item.images} images, none or more than a chunk holds")
+        if isinstance(model, BitsBackModel) != (item.kind == Kind.BITS_BACK):
+            raise DamagedFile(f"row {item.ordinal} names a model of another kind")
+        if isinstance(model, BitsBackModel):
+            return bitsback_chunk.decode(model, data[MODEL_ID_BYTES:], item.images)
+        return textbook_chunk.unpack_images(model, data[MODEL_ID_BYTES:], item.images)
+
+    def _small_model(self, model_id: bytes) -> SmallModel:
+        if model_id not in self._small_models:
+            self._small_models[model_id] = small_model(self._model(model_id))
+        return self._small_models[model_id]
 
     def arrays(self) -> Images:
         """All images as one array (n, h, w, c).
@@ -185,7 +225,7 @@ class Archive:
         Raises:
             InputError: If they do not all have one size.
         """
-        parts = [self.chunk(item) for item in self.items if _kind_of(item) == Kind.BITS_BACK]
+        parts = [self.chunk(item) for item in self.items if _kind_of(item) in CHUNKS]
         if sum(map(len, parts)) != len(self) or len({part.shape[1:] for part in parts}) != 1:
             raise InputError(f"{self._vessel.path}: the images are not all small ones of one size: unpack to a folder")
         return np.concatenate(parts)
@@ -264,24 +304,30 @@ class ArchiveWriter:
         self._take([name])
         return self._vessel.add(Kind.PICTURE, 1, name.encode(), data)
 
-    def add_images(self, model: Model, images: Images, given: Sequence[str] = ()) -> Item:
-        """Add images (n, h, w, c) of the model's size as one row, without loss.
+    def add_images(
+        self, model: SmallModel, images: Images, given: Sequence[str] = (), level: int | None = None
+    ) -> Item:
+        """Add images (n, h, w, c) of the model's size as one row.
 
         Args:
-            model: A bits-back model.
+            model: A bits-back model, which loses nothing, or a textbook model.
             images: At most as many as MAX_CHUNK_BYTES holds; `CHUNK_IMAGES` is a good number.
             given: Their names, or none.
+            level: 0..255, for a textbook model.
 
         Raises:
             InputError: If they do not fit the model, or a name is taken or not allowed.
         """
-        if images.dtype != np.uint8 or images.shape[1:] != model.form.image or not len(images):
-            raise InputError(f"images are {images.dtype} {images.shape[1:]}; the model codes uint8 {model.form.image}")
+        if images.dtype != np.uint8 or images.shape[1:] != image_of(model) or not len(images):
+            raise InputError(f"images are {images.dtype} {images.shape[1:]}; the model codes uint8 {image_of(model)}")
         if images.size > MAX_CHUNK_BYTES or len(given) not in (0, len(images)):
             raise InputError(f"{len(images)} images with {len(given)} names do not make a chunk")
         self._take(given or [f"{self._vessel.totals.images + i:06d}" for i in range(len(images))])
-        data = model.bundle.id + chunk.encode(model, np.ascontiguousarray(images))
-        return self._vessel.add(Kind.BITS_BACK, len(images), names.pack(given), data)
+        if isinstance(model, BitsBackModel):
+            kind, data = Kind.BITS_BACK, bitsback_chunk.encode(model, np.ascontiguousarray(images))
+        else:
+            kind, data = Kind.LATENTS, textbook_chunk.pack_images(model, images, level or 0)
+        return self._vessel.add(kind, len(images), names.pack(given), model.bundle.id + data)
 
     def add_model(self, model: ModelFile) -> Item:
         """Add a model, so that the archive opens where it is not installed."""

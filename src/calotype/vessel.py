@@ -1,4 +1,7 @@
-"""The rows of a `.caloset` archive in their SQLite file (SPEC.md, section 9). What the rows hold is no concern of this module."""
+"""The rows of a `.caloset` archive in their SQLite file (SPEC.md, section 9).
+
+What the rows hold is no concern of this module.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +114,9 @@ def _check_start(path: Path) -> None:
 
 
 class Vessel:
-    """An archive's rows, checked when it is opened: schema, count and running hash of all rows. Data is checked when read.
+    """An archive's rows.
+
+    Schema, count and running hash of all rows are checked when it is opened, the data of a row when it is read.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""The command line: `calotype encode`, `decode`, `info`, `models`, `train`, `bench`, `pack`, `unpack`, `ls` and `extract`."""
+"""The command line: `calotype encode`, `decode`, `pack`, `unpack` and the others."""
 
 from __future__ import annotations
 

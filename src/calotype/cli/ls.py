@@ -27,7 +27,7 @@ def ls(
 
 
 def _rows(source: Archive) -> list[dict[str, Any]]:
-    """A row for each picture and model, and one for each chunk: its names if it has any, else its first and last number."""
+    """A row for each picture and model, and one for each chunk of small images, with its first and last name."""
     named: dict[int, list[str]] = {}
     for entry in source.entries:
         named.setdefault(entry.item.ordinal, []).append(entry.name)

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 import calotype
-from calotype import arrays, library
-from calotype.archive import CHUNK_IMAGES, ArchiveWriter
-from calotype.bitsback.model import LatentBundle, Model
-from calotype.bundle import Bundle
+from calotype import arrays, datasets, library
+from calotype.archive import CHUNK_IMAGES, ArchiveWriter, SmallModel, image_of, small_model
+from calotype.bitsback.model import LatentBundle
+from calotype.bundle import Bundle, ModelFile
 from calotype.cli import pictures
 from calotype.cli.console import STDERR, complain, say, shown
-from calotype.codec import DEFAULT_QUALITY
+from calotype.codec import DEFAULT_QUALITY, level_of
 from calotype.errors import FormatError, InputError, OptionError
 from calotype.pixels import from_image
 
@@ -47,7 +47,7 @@ class Part:
 def pack(
     data: Annotated[
         str,
-        typer.Argument(metavar="DATA", help="A folder of pictures; an .npy or IDX file; mnist, fashion-mnist, digits."),
+        typer.Argument(metavar="DATA", help=f"A folder of pictures; an .npy or IDX file; {', '.join(datasets.NAMES)}."),
     ],
     out: Annotated[Path, typer.Argument(metavar=f"OUT{SUFFIX}", help="The archive to write.")],
     lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit of every pixel.")] = False,
@@ -66,19 +66,18 @@ def pack(
 ) -> None:
     """Pack many images into one archive.
 
-    Pictures are packed as `encode` encodes them, small images of a bits-back model's size many to a row, without
-    loss. Of a data set by name, the test images are packed. What is said to be stored stays stored, even if
-    the command is killed.
+    Pictures are packed as `encode` encodes them; images of the size that a model of small images codes, many to a row.
+    Of a data set by name, the test images are packed. What is said to be stored stays stored, even if the command is
+    killed.
     """
     if out.suffix != SUFFIX:
         raise OptionError(f"{out}: the name of an archive ends in {SUFFIX}")
     if lossless and quality is not None:
         raise OptionError("--lossless and --quality exclude each other")
     chosen = None if lossless and model is None else library.find_any(model or library.DEFAULT_MODEL)
-    if isinstance(chosen, LatentBundle) and not lossless:
-        raise OptionError(f"model {chosen.name} codes without loss: add --lossless")
-    if isinstance(chosen, Bundle) and lossless:
-        raise OptionError(f"model {chosen.name} codes with loss: leave --model or --lossless out")
+    if chosen is not None and isinstance(chosen, LatentBundle) != lossless:
+        how = "with loss: leave --lossless out" if lossless else "without loss: add --lossless"
+        raise OptionError(f"model {chosen.name} codes {how}, or name another model")
     if embed_model and chosen is None:
         raise OptionError("--embed-model: no model is used; name one with --model")
     source = _Source.of(data)
@@ -89,11 +88,11 @@ def pack(
     with ArchiveWriter(out) as archive:
         if embed_model and chosen is not None:
             archive.add_model(chosen)
-        if isinstance(chosen, LatentBundle):
-            parts = _chunks(archive, source, Model(chosen))
+        if chosen is None or isinstance(chosen, Bundle):
+            parts = _pictures(archive, source, _encoder(chosen, quality, lossless=lossless))
         else:
-            encoder = _encoder(chosen, quality, lossless=lossless)
-            parts = _pictures(archive, source, encoder)
+            level = level_of(DEFAULT_QUALITY if quality is None else quality)
+            parts = _chunks(archive, source, small_model(chosen), level)
         _run(list(parts), out, quiet=quiet)
 
 
@@ -107,6 +106,8 @@ class _Source:
     @classmethod
     def of(cls, data: str) -> _Source:
         path = Path(data)
+        if data in datasets.NAMES:
+            return cls({}, datasets.load_test(data).images)
         none = np.empty((0, 1, 1, 1), np.uint8)
         if path.is_dir():
             files = sorted(p for p in path.rglob("*") if p.is_file() and pictures.is_picture(p))
@@ -123,7 +124,7 @@ class _Source:
         return len(self.files) or len(self.images)
 
 
-def _encoder(model: Bundle | None, quality: float | None, *, lossless: bool) -> Callable[..., bytes]:
+def _encoder(model: ModelFile | None, quality: float | None, *, lossless: bool) -> Callable[..., bytes]:
     def encode(image: object) -> bytes:
         return calotype.encode(image, quality=quality, lossless=lossless, model=model)  # type: ignore[arg-type]
 
@@ -147,14 +148,14 @@ def _pictures(archive: ArchiveWriter, source: _Source, encoder: Callable[..., by
         yield Part(f"{number:06d}", 1, lambda number=number: add_image(number))
 
 
-def _chunks(archive: ArchiveWriter, source: _Source, model: Model) -> Iterator[Part]:
+def _chunks(archive: ArchiveWriter, source: _Source, model: SmallModel, level: int) -> Iterator[Part]:
     """Small images, many to a row."""
 
     def add(images: Images, names: list[str]) -> int:
-        return archive.add_images(model, images, names).data_bytes
+        return archive.add_images(model, images, names, level).data_bytes
 
     def add_files(files: list[tuple[str, Path]]) -> int:
-        return add(np.stack([_samples(path, model.form.image) for _, path in files]), [name for name, _ in files])
+        return add(np.stack([_samples(path, image_of(model)) for _, path in files]), [name for name, _ in files])
 
     files = list(source.files.items())
     for start in range(0, len(source), CHUNK_IMAGES):

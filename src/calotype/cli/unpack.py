@@ -72,14 +72,11 @@ def extract(
     suffix = pictures.suffix_to_write(format, None if several or output == files.STANDARD else output)
     with opened(archive, model) as source:
         entries = [source.find(name) for name in names]
-        is_file = (
-            output is not None and not several and not Path(output).is_dir() and not output.endswith(("/", os.sep))
-        )
-        if not is_file:
+        if several or output is None or Path(output).is_dir() or output.endswith(("/", os.sep)):
             _write_all(source, entries, Path(output or "."), suffix, overwrite, quiet)
-            return
-        target = None if output == files.STANDARD else Path(str(output))
-        _write(source, entries[0], Job(archive, target), suffix, overwrite=overwrite)
+        else:
+            target = None if output == files.STANDARD else Path(output)
+            _write(source, entries[0], Job(archive, target), suffix, overwrite=overwrite)
 
 
 def _write(source: Archive, entry: Entry, job: Job, suffix: str, *, overwrite: bool) -> int:
@@ -92,10 +89,7 @@ def _write(source: Archive, entry: Entry, job: Job, suffix: str, *, overwrite: b
 def _target(folder: Path, name: str, suffix: str) -> Path:
     """Where an image goes: under the folder, even if links lie in it."""
     plain = Path(name)
-    renamed = (
-        plain.with_suffix(f".{suffix}") if pictures.is_picture(plain) else plain.with_name(f"{plain.name}.{suffix}")
-    )
-    target = folder / renamed
+    target = folder / plain.with_name(f"{plain.stem if pictures.is_picture(plain) else plain.name}.{suffix}")
     if not target.parent.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{target} lies outside {folder}, by way of a link")
     return target
@@ -113,7 +107,7 @@ def _write_all(source: Archive, entries: list[Entry], folder: Path, suffix: str,
             if claimed.setdefault(target, entry.name) != entry.name:
                 raise FileExistsError(f"{target} is the output of {claimed[target]} already: extract it with -o")
             written_bytes += _write(source, entry, Job(None, target), suffix, overwrite=overwrite)
-        except BrokenPipeError:
+        except BrokenPipeError:  # noqa: PERF203
             raise
         except FAILURES as error:
             complain(entry.name, error)

@@ -105,7 +105,7 @@ class Gaussian(NamedTuple):
 
 
 class Bits(NamedTuple):
-    """What images cost, (b,) each: pixels given latents, latents over their posterior, and the pixels' tables (b, d)."""
+    """What images cost, (b,): pixels given latents, and latents over their posterior; and the pixels' tables (b, d)."""
 
     pixels: Tensor
     latents: Tensor
