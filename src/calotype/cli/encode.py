@@ -15,7 +15,8 @@ import typer
 from PIL import Image
 
 import calotype
-from calotype import Bundle, library
+from calotype import library
+from calotype.bundle import ModelFile
 from calotype.cli import batch, files, pictures
 from calotype.cli.console import say
 from calotype.codec import DEFAULT_EFFORT, DEFAULT_QUALITY
@@ -79,7 +80,7 @@ def encode(
     if output is None and len(inputs) == 2 and inputs[1].lower().endswith(".calo"):
         output = inputs.pop()
     plan = files.plan(inputs, output, ".calo", recursive=recursive, wanted=pictures.is_picture)
-    bundle = None if lossless else library.find(model)
+    bundle = None if lossless else library.find_any(model)
     if bundle is not None and bundle.status == "preview" and not quiet:
         say(f"calotype: note: model {bundle.name} is a preview: its files may not decode after the next release")
     rate = {"quality": quality, "bpp": bpp, "size": size, "psnr": psnr, "lossless": lossless}
@@ -114,7 +115,7 @@ def _encode(
     return batch.Made(len(data), image.width * image.height, seconds, tuple(notes))
 
 
-def _verify(data: bytes, image: Image.Image, *, model: Bundle | None, strip: bool, lossless: bool) -> str:
+def _verify(data: bytes, image: Image.Image, *, model: ModelFile | None, strip: bool, lossless: bool) -> str:
     """Decode an encoded picture and say how near it comes.
 
     Raises:
