@@ -1,4 +1,4 @@
-"""The command line: `calotype encode`, `decode`, `info`, `models`, `train` and `bench`."""
+"""The command line: `calotype encode`, `decode`, `info`, `models`, `train`, `sample` and `bench`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from calotype.cli.decode import decode
 from calotype.cli.encode import encode
 from calotype.cli.info import info
 from calotype.cli.models import models
+from calotype.cli.sample import sample
 from calotype.cli.train import train
 from calotype.errors import OptionError
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, info, models, train, bench):
+for command in (encode, decode, info, models, train, sample, bench):
     app.command()(command)
 
 
