@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from PIL import Image
 
@@ -15,7 +13,8 @@ from calotype.cli import files, pictures
 from calotype.cli.console import shown
 from calotype.codec import small_model_of
 from calotype.errors import OptionError
-from calotype.textbook.model import Images, bundle_of
+from calotype.textbook.model import bundle_of
+from calotype.textbook.sample import mosaic_of
 from calotype.textbook.sample import sample as draw
 
 MOST = 10_000
@@ -35,17 +34,7 @@ def sample(
     job = files.Job(None, out)
     files.check_target(job, overwrite=overwrite)
     images = draw(small_model_of(bundle_of(library.find_any(model))), count, seed)
-    files.write(job, pictures.save(grid(images), pictures.FORMATS[suffix]))
+    mosaic = mosaic_of(images)
+    sheet = Image.fromarray(mosaic[:, :, 0] if mosaic.shape[2] == 1 else mosaic)
+    files.write(job, pictures.save(sheet, pictures.FORMATS[suffix]))
     typer.echo(f"{shown(out)}: {count} images")
-
-
-def grid(images: Images) -> Image.Image:
-    """Images (n, h, w, c) side by side, in about as many rows as columns, black where there are none left."""
-    count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    sheet = np.zeros((rows * columns, height, width, channels), np.uint8)
-    sheet[:count] = images
-    sheet = sheet.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    whole = sheet.reshape(rows * height, columns * width, channels)
-    return Image.fromarray(whole[:, :, 0] if channels == 1 else whole)

@@ -36,7 +36,8 @@ def _tensor(images: Images) -> Tensor:
 
 def plan_of(arch: str, recipe: Path | None, data: Dataset, name: str, changes: dict[str, Any]) -> Config:
     """The config of a run: defaults, then a recipe's file, then what was given by hand."""
-    base = Config(replace(config.Architecture(), arch=arch), card={**Config().card, "name": name})
+    base = config.usual(arch)
+    base = replace(base, card={**base.card, "name": name})
     plan = base if recipe is None else config.read(recipe, base)
     about = {"data": [{"name": data.name, "licence": data.licence}], **plan.card}
     architecture = replace(plan.architecture, arch=arch, image=data.train.images.shape[1:])

@@ -85,8 +85,9 @@ class Run:
     def finished(self) -> bool:
         """Whether it has run its epochs or minutes, reached its target, or no longer gets better."""
         epoch, recipe = self.step // self.steps_an_epoch, self.recipe
+        reached = recipe.target_loss and self.best_loss <= recipe.target_loss
         stuck = recipe.schedule == "plateau" and epoch - self.best_epoch > 4 * recipe.patience
-        return self.progress >= 1 or self.best_loss <= recipe.target_loss or stuck
+        return self.progress >= 1 or bool(reached) or stuck
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""
