@@ -220,11 +220,7 @@ def _check(bundle: Bundle) -> Bundle:
     for field, limit in limits.items():
         if not 1 <= getattr(m, field) <= limit:
             raise InvalidModel(f"{bundle.path}: {field} is {getattr(m, field)}, not within 1..{limit}")
-    if (
-        m.steps not in (2, 4)
-        or m.y_channels % m.steps
-        or not 1 <= len(m.heads) <= LEVELS
-    ):
+    if m.steps not in (2, 4) or m.y_channels % m.steps or not 1 <= len(m.heads) <= LEVELS:
         raise InvalidModel(f"{bundle.path}: steps, y_channels, status or heads hold what this version does not know")
     exact, free = {"h_s.onnx", *m.step_graphs}, {m.preview, *(graph for _, graph in m.heads)}
     if free & {*exact, "g_a.onnx", "h_a.onnx"} or not all(map(_GRAPH.fullmatch, free)):

@@ -157,8 +157,8 @@ class Decoder:
 class Stack:
     """Words from which symbols are popped and onto which they are pushed, in any order: the coder of bits back.
 
-    Popping from words that do not hold the symbols draws them, at random as the words are; pushing them again under the same tables
-    gives the words back.
+    Popping from words that do not hold the symbols draws them, as random as the words are; pushing them again under the
+    same tables gives the words back.
     """
 
     def __init__(self, words: bytes | memoryview = b"") -> None:

@@ -1,4 +1,4 @@
-"""Names of images in archives: relative paths that lead nowhere else, and their compact form for a chunk (SPEC.md, section 9.3)."""
+"""Names of images in archives: relative paths that lead nowhere else, and their form in a chunk (SPEC.md, 9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The rows of a `.caloset` archive in their SQLite file (SPEC.md, section 9). What the rows hold is no concern of this module."""
+"""The rows of a `.caloset` archive in their SQLite file (SPEC.md, section 9).
+
+What the rows hold is no concern of this module.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +114,9 @@ def _check_start(path: Path) -> None:
 
 
 class Vessel:
-    """An archive's rows, checked when it is opened: schema, count and running hash of all rows. Data is checked when read.
+    """An archive's rows.
+
+    Schema, count and running hash of all rows are checked when it is opened, the data of a row when it is read.
 
     Args:
         path: The file.
@@ -164,11 +169,7 @@ class Vessel:
     def _scan(self) -> Iterator[Item]:
         query = "SELECT ordinal, kind, images, crc, names, length(data), typeof(data) FROM item ORDER BY ordinal"
         for place, (*numbers, names, data_bytes, data_type) in enumerate(self._rows(query)):
-            if (
-                not all(type(n) is int and n >= 0 for n in numbers)
-                or type(names) is not bytes
-                or data_type != "blob"
-            ):
+            if not all(type(n) is int and n >= 0 for n in numbers) or type(names) is not bytes or data_type != "blob":
                 raise DamagedFile(f"{self.path}: row {place} holds values of the wrong type")
             ordinal, kind, images, crc = numbers
             if place >= MAX_ROWS or max(data_bytes, len(names)) > MAX_ROW_BYTES or max(images, crc) >= 1 << 32:
@@ -243,7 +244,11 @@ def create(path: Path) -> Vessel:
     try:
         with _errors(path):
             connection = _connect(fresh, "rw")
-            for pragma in (f"page_size = {PAGE_BYTES}", f"application_id = {APPLICATION_ID}", f"user_version = {VERSION}"):
+            for pragma in (
+                f"page_size = {PAGE_BYTES}",
+                f"application_id = {APPLICATION_ID}",
+                f"user_version = {VERSION}",
+            ):
                 connection.execute(f"PRAGMA {pragma}")
             connection.execute("BEGIN")
             for sql in _SCHEMA.values():
@@ -255,5 +260,3 @@ def create(path: Path) -> Vessel:
     finally:
         fresh.unlink(missing_ok=True)
     return Vessel(path, writable=True)
-
-

@@ -1,9 +1,9 @@
 """Images <-> rANS words without loss, by bits-back coding with a latent variable model (SPEC.md, section 8).
 
-BB-ANS (Townsend, Bird, Barber 2019), with the layers of a hierarchical model as in HiLLoC (Townsend et al. 2020). To encode
-an image, its latents are *popped* off the words under the posterior, then the image is pushed under the likelihood and
-the latents under the prior. The decoder undoes that step by step and so gives back the bits that chose the latents.
-What an image costs is minus the model's evidence lower bound.
+BB-ANS (Townsend, Bird, Barber 2019), with the layers of a hierarchical model as in HiLLoC (Townsend et al. 2020). To
+encode an image, its latents are *popped* off the words under the posterior, then the image is pushed under the
+likelihood and the latents under the prior. The decoder undoes that step by step and so gives back the bits that chose
+the latents. What an image costs is minus the model's evidence lower bound.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ CHECKSUM_BYTES = 4
 def encode(model: Model, images: Images) -> bytes:
     """Encode images (n, h, w, c) as one chunk: their CRC-32 and the words.
 
-    The last image comes first. There are no words yet to pop its latents from, so they are the posterior's mode, and its bits do
-    not come back: that is what a chunk costs over its ELBO, some ten to a hundred bytes.
+    The last image comes first. There are no words yet to pop its latents from, so they are the posterior's mode, and no
+    bits come back: that is what a chunk costs over its ELBO, some ten to a hundred bytes.
     """
     stack = Stack()
     layers = range(len(model.form.latents))

@@ -132,7 +132,7 @@ def bundle_of(file: ModelFile) -> LatentBundle:
 class Shifted:
     """A distribution of latents (n,): table `index` of the family, its middle moved to `mean` on the ring.
 
-    On a ring every shifted table covers all values: prior and posterior have the same support, whatever the networks say.
+    On a ring every shifted table covers all values: prior and posterior have one support, whatever the networks say.
     """
 
     mean: IntArray

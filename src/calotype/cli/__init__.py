@@ -1,4 +1,4 @@
-"""The command line: `calotype encode`, `decode`, `info`, `models`, `train`, `sample` and `bench`."""
+"""The command line: `calotype encode`, `decode`, `pack`, `unpack` and the others."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from calotype.cli.console import FAILURES, describe
 from calotype.cli.decode import decode
 from calotype.cli.encode import encode
 from calotype.cli.info import info
+from calotype.cli.ls import ls
 from calotype.cli.models import models
+from calotype.cli.pack import pack
 from calotype.cli.sample import sample
 from calotype.cli.train import train
+from calotype.cli.unpack import extract, unpack
 from calotype.errors import OptionError
 
 app = typer.Typer(
@@ -26,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, info, models, train, sample, bench):
+for command in (encode, decode, info, models, train, sample, bench, pack, unpack, ls, extract):
     app.command()(command)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from calotype.learn.bitsback.tables import (
 )
 from calotype.learn.dyadic import ACTIVATION, DyadicConv, activation, round_half_up, to_grid
 
-INDEX_BITS = 3
+INDEX_BITS, PIXEL_BITS = 3, 8
 MEAN_LIMIT = HALF - 1
 POSTERIOR_START = 0.6 * PRIOR_SCALE
 PIXEL_START = 0.38 * MEANS, 0.5 * SHAPES
@@ -55,21 +54,22 @@ class Architecture:
 class DyadicMlp(nn.Module):
     """Hidden layers of rectified units, and a head of two numbers for each output: a mean, and the index of a table.
 
-    Inputs are integers up to 256 in magnitude, pixels and latents alike, on the grid of the latents.
+    Inputs are integers up to 256 in magnitude, pixels and latents alike, on a grid of `in_bits`.
     """
 
-    def __init__(self, c_in: int, c_out: int, arch: Architecture, start: tuple[float, float]) -> None:
+    def __init__(self, c_in: int, c_out: int, arch: Architecture, in_bits: int, start: tuple[float, float]) -> None:
         super().__init__()
-        stem = DyadicConv(c_in, arch.width, GRID_BITS, HALF, gain=0.5)
+        self.in_bits = in_bits
+        stem = DyadicConv(c_in, arch.width, in_bits, HALF)
         deeper = [DyadicConv(arch.width, arch.width, *ACTIVATION, gain=1.4) for _ in range(arch.depth - 1)]
         self.hidden = nn.ModuleList([stem, *deeper])
         self.head = DyadicConv(arch.width, 2 * c_out, *ACTIVATION, gain=0.3)
         for half, value in zip(self.head.bias.data.chunk(2), start, strict=True):
             half.fill_(value * 2.0**-INDEX_BITS)
 
-    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Inputs (b, c, 1, 1), joined -> two numbers for each output, (b, c_out), not yet rounded."""
-        h = torch.cat(list(inputs), 1)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Integers (b, c), joined -> two numbers for each output, (b, c_out), not yet rounded."""
+        h = torch.cat(inputs, 1)[:, :, None, None] * 2.0**-self.in_bits
         for layer in self.hidden:
             h = activation(layer(h))
         mean, index = self.head(h).flatten(1).chunk(2, 1)
@@ -94,8 +94,9 @@ class Gaussian(NamedTuple):
         return cls(to_grid(mean, GRID_BITS, -MEAN_LIMIT, MEAN_LIMIT), sigma)
 
     def sample(self) -> Tensor:
-        """A draw on the grid."""
-        return to_grid(self.mean + self.sigma * torch.randn_like(self.sigma), GRID_BITS, -HALF, HALF - 1)
+        """A draw, as integers on the grid."""
+        z = self.mean + self.sigma * torch.randn_like(self.sigma)
+        return to_grid(z, GRID_BITS, -HALF, HALF - 1) * 2.0**GRID_BITS
 
     def kl_bits(self, prior: Gaussian) -> Tensor:
         """Divergence from a prior, (b,)."""
@@ -104,7 +105,7 @@ class Gaussian(NamedTuple):
 
 
 class Bits(NamedTuple):
-    """What images cost, (b,) each: pixels given latents, latents over their posterior, and the pixels' tables (b, d)."""
+    """What images cost, (b,): pixels given latents, and latents over their posterior; and the pixels' tables (b, d)."""
 
     pixels: Tensor
     latents: Tensor
@@ -124,29 +125,27 @@ class LatentModel(nn.Module):
         above = [sum(arch.latents[:layer]) for layer in range(len(arch.latents) + 1)]
         sizes = list(zip(above, arch.latents, strict=False))
         self.posteriors = nn.ModuleList(
-            DyadicMlp(arch.pixels + known, size, arch, (0, POSTERIOR_START)) for known, size in sizes
+            DyadicMlp(arch.pixels + known, size, arch, PIXEL_BITS, (0, POSTERIOR_START)) for known, size in sizes
         )
-        self.priors = nn.ModuleList(DyadicMlp(known, size, arch, (0, PRIOR_SCALE)) for known, size in sizes[1:])
-        self.likelihood = DyadicMlp(above[-1], arch.pixels, arch, PIXEL_START)
+        self.priors = nn.ModuleList(
+            DyadicMlp(known, size, arch, GRID_BITS, (0, PRIOR_SCALE)) for known, size in sizes[1:]
+        )
+        self.likelihood = DyadicMlp(above[-1], arch.pixels, arch, GRID_BITS, PIXEL_START)
         self.cost = PixelCost(pixel_tables(beta_binomials()))
 
     def forward(self, values: Tensor) -> Bits:
         """What images (b, d) of uint8 cost."""
-        x = values.float() * 2.0**-GRID_BITS
+        x = values.float()
         zs: list[Tensor] = []
         latent_bits = torch.zeros(len(values))
         for layer, posterior in enumerate(self.posteriors):
-            q = Gaussian.of(*posterior([_column(x), *map(_column, zs)]))
-            p = Gaussian.of(*self.priors[layer - 1](list(map(_column, zs)))) if layer else _standard(q.mean)
+            q = Gaussian.of(*posterior(x, *zs))
+            p = Gaussian.of(*self.priors[layer - 1](*zs)) if layer else _standard(q.mean)
             latent_bits = latent_bits + q.kl_bits(p)
             zs.append(q.sample())
-        mean, shape = self.likelihood(list(map(_column, zs)))
+        mean, shape = self.likelihood(*zs)
         mean, shape = to_index(mean, MEANS), to_index(shape, SHAPES)
         return Bits(self.cost(mean, shape, values).sum(1), latent_bits, mean, shape)
-
-
-def _column(v: Tensor) -> Tensor:
-    return v[:, :, None, None]
 
 
 def _standard(like: Tensor) -> Gaussian:

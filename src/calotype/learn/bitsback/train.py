@@ -1,4 +1,4 @@
-"""Training of a bits-back model: the ELBO in bits, under the tables that the coder will use, fitted as training goes."""
+"""Training of a bits-back model: the ELBO in bits, under the very tables of the coder, fitted as training goes."""
 
 from __future__ import annotations
 
