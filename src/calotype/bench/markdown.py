@@ -33,12 +33,12 @@ def page(results: Results, tables: Mapping[str, BdTable], plots: Mapping[str, st
         "## Lossless",
         _lossless(results),
         "## Codecs",
-        _table(("codec", "settings", "version"), ((c.name, c.settings, c.version) for c in results.codecs)),
+        table(("codec", "settings", "version"), ((c.name, c.settings, c.version) for c in results.codecs)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
     """A table whose columns after the first `words` are numbers."""
     rule = ["---"] * words + ["--:"] * (len(head) - words)
     lines = [" | ".join(row) for row in (head, rule, *rows)]
@@ -53,10 +53,10 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:+.1f}"
 
 
-def _bd(table: BdTable) -> str:
+def _bd(bd: BdTable) -> str:
     shown = {published_name(name) for name in SHOWN_PUBLISHED}
-    rows = ((r.codec, *map(_percent, r.bd_rate)) for r in table.rows if not r.published or r.codec in shown)
-    return f"### By {table.title}\n\n" + _table((f"BD-rate, %, {table.metric}", *table.anchors), rows)
+    rows = ((r.codec, *map(_percent, r.bd_rate)) for r in bd.rows if not r.published or r.codec in shown)
+    return f"### By {bd.title}\n\n" + table((f"BD-rate, %, {bd.metric}", *bd.anchors), rows)
 
 
 def _speed(results: Results) -> str:
@@ -74,7 +74,7 @@ def _speed(results: Results) -> str:
         "Medians; the codecs in turn, after all other work of the benchmark. MB: peak memory of a process that encodes "
         "or decodes one picture, of which Python and the benchmark's libraries take some 80."
     )
-    return f"{note}\n\n{_table(head, rows)}"
+    return f"{note}\n\n{table(head, rows)}"
 
 
 def _points(results: Results, codec: str) -> str:
@@ -88,7 +88,7 @@ def _points(results: Results, codec: str) -> str:
         (f"{quality:g}", *(f"{value:.4f}" for value in values))
         for quality, *values in zip(results.qualities(codec), *columns, strict=True)
     )
-    return f"### {codec}\n\n" + _table(head, rows, words=0)
+    return f"### {codec}\n\n" + table(head, rows, words=0)
 
 
 def _left_out(results: Results) -> str:
@@ -108,4 +108,4 @@ def _lossless(results: Results) -> str:
         rates = [p.bpp for p in results.points if p.codec == codec.name]
         if codec.lossless and rates:
             rows.append((codec.name, f"{sum(rates) / len(rates):.3f}"))
-    return _table(("codec", "bpp"), rows) if rows else ""
+    return table(("codec", "bpp"), rows) if rows else ""
