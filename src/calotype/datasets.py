@@ -107,15 +107,15 @@ def load(name: str | Path, data: Path | None = None, size_px: int | None = None)
         InputError: If there is no such data, or it is not what it should be.
         OptionError: If an option does not go with the data.
     """
-    if str(name) not in NAMES:
+    name = str(name)
+    if name not in NAMES:
         return _folder(Path(name), size_px)
     if size_px is not None:
         raise OptionError(f"images of {name} have one size: resizing is for folders of pictures")
     if name == DIGITS:
         return _digits()
-    read = partial(_read_part, str(name), data)
-    train = _held_out(read("train"))
-    return Dataset(str(name), _REMOTE[str(name)].licence, *train, read("t10k"))
+    read = partial(_read_part, name, data)
+    return Dataset(name, _REMOTE[name].licence, *_held_out(read("train")), read("t10k"))
 
 
 def load_test(name: str | Path, data: Path | None = None, size_px: int | None = None) -> Split:
@@ -130,8 +130,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         InputError: If it is something else, or cut.
     """
     try:
-        opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-        with opened as stream:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             raw = stream.read(_MAX_IDX_BYTES)
     except (OSError, EOFError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error

@@ -17,6 +17,7 @@ from calotype.cli.info import info
 from calotype.cli.ls import ls
 from calotype.cli.models import models
 from calotype.cli.pack import pack
+from calotype.cli.sample import sample
 from calotype.cli.train import train
 from calotype.cli.unpack import extract, unpack
 from calotype.errors import OptionError
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, info, models, train, bench, pack, unpack, ls, extract):
+for command in (encode, decode, info, models, train, sample, bench, pack, unpack, ls, extract):
     app.command()(command)
 
 

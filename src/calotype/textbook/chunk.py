@@ -1,4 +1,4 @@
-"""Many images <-> one chunk of bytes: a level, and the words of all their latents, latent by latent (SPEC.md, section 10)."""
+"""Many images <-> one chunk of bytes: a level, and the words of all latents (SPEC.md, section 10)."""
 
 from __future__ import annotations
 

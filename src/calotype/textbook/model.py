@@ -1,4 +1,4 @@
-"""Model files of kind `textbook`: an image becomes a fixed number of latents, each with a table (SPEC.md, section 10)."""
+"""Model files of kind `textbook`: an image becomes some latents, each with a table (SPEC.md, section 10)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from calotype.bitsback.model import VALUES
 from calotype.learn.bitsback.nets import Architecture, LatentModel
-from calotype.learn.bitsback.tables import MEANS, SHAPES, Frequencies, beta_binomials, pixel_tables, tilted
+from calotype.learn.bitsback.tables import MEANS, SHAPES, beta_binomials, tilted
 from calotype.learn.muon import Muon
 
 EVALUATION_BATCH = 500
@@ -94,7 +94,6 @@ class Training:
         torch.manual_seed(recipe.seed)
         self.model = LatentModel(arch)
         self.assumed = beta_binomials()
-        self.tables: Frequencies = pixel_tables(self.assumed)
         matrices = [p for p in self.model.parameters() if p.ndim == 2]
         biases = [p for p in self.model.parameters() if p.ndim == 1]
         self.optimisers = [Muon(matrices, lr=recipe.muon_rate), torch.optim.AdamW(biases, lr=recipe.adamw_rate)]
@@ -104,9 +103,7 @@ class Training:
         """Fit the pixel tables to images: tilt the beta-binomials, and, if `counted`, mix in what was counted."""
         counts = count_pixels(self.model, images).astype(np.float64)
         self.assumed = tilted(self.assumed, counts)
-        masses = counts + ASSUMED_PIXELS * self.assumed if counted else self.assumed
-        self.tables = pixel_tables(masses)
-        self.model.cost.use(self.tables)
+        self.model.cost.use(counts + ASSUMED_PIXELS * self.assumed if counted else self.assumed)
 
     def advance(self, values: Tensor, progress: float) -> float:
         """One step; returns the batch's bits per dimension."""

@@ -68,9 +68,9 @@ class Recipe:
     warmup: int = 2
     free_bits: float = 0.0
     optimiser: str = "adam"
-    rate: float = 1e-3
+    rate: float = 2e-3
     momentum: float = 0.9
-    batch: int = 128
+    batch: int = 256
     epochs: int = 100
     minutes: float = 0.0
     schedule: str = "cosine"
@@ -98,6 +98,19 @@ class Config:
 
 Section = TypeVar("Section", Architecture, Recipe)
 
+_WIDTH = {PCA: 1, DENSE_AE: 128, CONV_AE: 64, DENSE_VAE: 512, CONV_VAE: 64}
+
+
+def usual(arch: str) -> Config:
+    """What a model is made from if nobody says otherwise.
+
+    Raises:
+        OptionError: If there is no such architecture.
+    """
+    if arch not in ARCHS:
+        raise OptionError(f"--arch {arch!r} is none of photo, {', '.join(ARCHS)}")
+    return Config(Architecture(arch, width=_WIDTH[arch]))
+
 
 def changed(section: Section, values: dict[str, Any], source: str) -> Section:
     """A section with other values, checked.
@@ -112,7 +125,7 @@ def changed(section: Section, values: dict[str, Any], source: str) -> Section:
         if name in _CHOICES and value not in _CHOICES[name]:
             raise OptionError(f"{source}: {name} is {value!r}, none of {', '.join(_CHOICES[name])}")
         wanted = type(known[name])
-        least = 1 if name in ("latents", "width", "batch") else 0
+        least = 1 if name in ("latents", "width", "batch") else float("-inf") if name == "target_loss" else 0
         if wanted in (int, float) and (
             isinstance(value, bool) or not isinstance(value, (wanted, int)) or not least <= value < float("inf")
         ):

@@ -2,9 +2,9 @@
 
 A latent is coded in a basis in which a quantiser's step costs the same error along every axis, and in units of *bins*:
 
-- an autoencoder's latents have no scale of their own. How far a small change moves the picture says G, the mean of J^T J
-  over images, J the decoder's Jacobian. In z G^(1/2) all directions are equal, and the principal components there leave
-  the entropy coder no linear dependence to exploit;
+- an autoencoder's latents have no scale of their own. How far a small change moves the picture says G, the mean of
+  J^T J over images, J the decoder's Jacobian. In z G^(1/2) all directions are equal, and the principal components
+  there leave the entropy coder no linear dependence to exploit;
 - a VAE's latents do have one: the posterior's width tells how precisely each must be kept (and training turns the axes
   to principal ones by itself, Rolinek et al. 2019). So each is divided by its posterior's mean width.
 

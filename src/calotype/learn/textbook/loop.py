@@ -28,13 +28,14 @@ ENDLESS = float("inf")
 
 @dataclass(frozen=True)
 class Row:
-    """An epoch: its number from 1, mean losses, and the learning rate and seconds so far."""
+    """An epoch: its number from 1, mean losses, the learning rate, seconds so far, and how much of the run is over."""
 
     epoch: int
     loss: float
     validation: float
     rate: float
     seconds: float
+    progress: float
 
 
 @torch.no_grad()
@@ -84,8 +85,9 @@ class Run:
     def finished(self) -> bool:
         """Whether it has run its epochs or minutes, reached its target, or no longer gets better."""
         epoch, recipe = self.step // self.steps_an_epoch, self.recipe
+        reached = recipe.target_loss and self.best_loss <= recipe.target_loss
         stuck = recipe.schedule == "plateau" and epoch - self.best_epoch > 4 * recipe.patience
-        return self.progress >= 1 or self.best_loss <= recipe.target_loss or stuck
+        return self.progress >= 1 or bool(reached) or stuck
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""
@@ -99,6 +101,11 @@ class Run:
             getattr(self, name).load_state_dict(state[name])
         for name in ("step", "seconds", "loss_sum", "best", "best_epoch", "best_loss"):
             setattr(self, name, state[name])
+
+    def settle(self) -> None:
+        """End a run whose weights are known."""
+        self.best_loss = evaluate(self.net, self.validation, self.recipe.seed)
+        self.best, self.step = copy.deepcopy(self.net.state_dict()), self.steps_an_epoch * self.recipe.epochs
 
     def advance(self) -> None:
         """One step."""
@@ -138,7 +145,7 @@ class Run:
             self.best, self.best_epoch, self.best_loss = copy.deepcopy(self.net.state_dict()), epoch, validation
         if self.recipe.schedule == "plateau":
             self.plateau.step(validation)
-        row = Row(epoch, self.loss_sum / self.steps_an_epoch, validation, self._rate, self.seconds)
+        row = Row(epoch, self.loss_sum / self.steps_an_epoch, validation, self._rate, self.seconds, self.progress)
         self.loss_sum = 0.0
         return row
 
