@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -93,7 +94,7 @@ def installed() -> Iterator[AnyBundle]:
 
 
 def find_any(model: ModelFile | str | Path | None) -> ModelFile:
-    """A model of any kind by name, by path, or the default one.
+    """A model of any kind by name, by id (16 hex digits), by path, or the default one.
 
     Raises:
         ModelNotFound: If there is none.
@@ -105,7 +106,7 @@ def find_any(model: ModelFile | str | Path | None) -> ModelFile:
     if isinstance(model, Path) or name.endswith(SUFFIX):
         return open_path(Path(name))
     for found in installed():
-        if found.name == name:
+        if name in (found.name, found.id.hex()):
             return found
     known = ", ".join(b.name for b in installed()) or "none"
     raise ModelNotFound(f"no model named {name!r}; installed: {known}. A file is given by its path, NAME{SUFFIX}")
@@ -131,5 +132,41 @@ def find_id(model_id: bytes, extra: ModelFile | None = None) -> ModelFile:
     for candidate in candidates:
         if candidate.id == model_id:
             return candidate
-    where = f"is not {extra.path}" if extra is not None else f"is not installed; put its file into {user_folder()}"
+    where = (
+        f"is not {extra.path}"
+        if extra is not None
+        else f"is not installed: calotype models install NAME{SUFFIX} installs its file"
+    )
     raise ModelNotFound(f"the file needs model {model_id.hex()}, which {where}")
+
+
+def install(path: Path) -> Path:
+    """Copy a model file into the user's folder, once it is vetted; returns where it lies.
+
+    Raises:
+        ModelNotFound: If there is no such file.
+        InvalidModel: If it breaks a rule for bundles.
+    """
+    model = open_path(path)
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", model.name)
+    folder = user_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{plain}-{model.id.hex()}{SUFFIX}"
+    bundle.write(target, model.members)
+    return target
+
+
+def remove(model: str) -> Path:
+    """Delete a model from the user's folder, by name or id; returns where it lay.
+
+    Raises:
+        ModelNotFound: If there is none, or it came with the package.
+    """
+    found = [m for m in installed() if model in (m.name, m.id.hex())]
+    own = [m for m in found if m.path.parent == user_folder().resolve()]
+    if not own:
+        raise ModelNotFound(f"{model!r} came with calotype and stays" if found else f"no model {model!r} is installed")
+    if len(own) > 1:
+        raise ModelNotFound(f"{len(own)} models are named {model!r}: give the id of one, as calotype models lists them")
+    own[0].path.unlink()
+    return own[0].path

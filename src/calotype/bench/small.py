@@ -202,9 +202,9 @@ def page(rows: Sequence[Row], name: str, command: str, machine: dict[str, str]) 
         note,
         "; ".join(f"{fact}: {value}" for fact, value in machine.items()) + ".",
         "## Bytes of an image at equal PSNR",
-        table(("codec", *(f"{db:g} dB" for db in EQUAL_DB)), equal),
+        table(("codec", *(f"{db:g} dB" for db in EQUAL_DB)), equal, words=1),
         "## All rows",
-        table(head, every),
+        table(head, every, words=1),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -29,8 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, info, models, train, sample, bench, pack, unpack, ls, extract):
+for command in (encode, decode, info, train, sample, bench, pack, unpack, ls, extract):
     app.command()(command)
+app.add_typer(models, name="models")
 
 
 def _print_version(wanted: bool) -> None:
