@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import psnr_db
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,6 +18,7 @@ from calotype.errors import DamagedFile, InputError, InvalidModel, UnsupportedFi
 from calotype.textbook import chunk
 from calotype.textbook.model import KIND, Images, Model, TextbookBundle, bundle_of, centroids, coarser, step_of
 from calotype.textbook.sample import mosaic_of, sample
+from conftest import psnr_db
 
 LEVELS = (0, 60, 128, 200, 255)
 
@@ -31,7 +31,7 @@ def images() -> Images:
 @pytest.fixture(scope="session")
 def pca(tmp_path_factory: pytest.TempPathFactory) -> TextbookBundle:
     """Principal components of the digits: no training, so made in a second."""
-    from calotype.learn.textbook import config, fit
+    from calotype.learn.textbook import fit
 
     data, folder = datasets.load("digits"), tmp_path_factory.mktemp("pca")
     path = folder / "small.json"
