@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from calotype.bundle import MAX_TABLES
 from calotype.errors import OptionError
 
 PCA, DENSE_AE, CONV_AE, DENSE_VAE, CONV_VAE = "pca", "dense-ae", "conv-ae", "dense-vae", "conv-vae"
@@ -19,6 +20,8 @@ _CHOICES = {
     "optimiser": ("adam", "sgd"),
     "schedule": ("plateau", "cosine"),
 }
+_MOST = 1e9
+_LIMITS = {"latents": (1, MAX_TABLES), "width": (1, 4096), "batch": (1, 1 << 20), "target_loss": (-_MOST, _MOST)}
 
 
 @dataclass(frozen=True)
@@ -124,12 +127,11 @@ def changed(section: Section, values: dict[str, Any], source: str) -> Section:
             raise OptionError(f"{source}: a {type(section).__name__.lower()} has no {name}; it has {', '.join(known)}")
         if name in _CHOICES and value not in _CHOICES[name]:
             raise OptionError(f"{source}: {name} is {value!r}, none of {', '.join(_CHOICES[name])}")
-        wanted = type(known[name])
-        least = 1 if name in ("latents", "width", "batch") else float("-inf") if name == "target_loss" else 0
+        wanted, (low, high) = type(known[name]), _LIMITS.get(name, (0, _MOST))
         if wanted in (int, float) and (
-            isinstance(value, bool) or not isinstance(value, (wanted, int)) or not least <= value < float("inf")
+            isinstance(value, bool) or not isinstance(value, (wanted, int)) or not low <= value <= high
         ):
-            raise OptionError(f"{source}: {name} is {value!r}, not a {wanted.__name__} from {least}")
+            raise OptionError(f"{source}: {name} is {value!r}, not a {wanted.__name__} within {low}..{high:g}")
     image = {"image": tuple(values["image"])} if "image" in values else {}
     return replace(section, **(values | image))
 
