@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import psnr_db
 from PIL import Image
 
 from calotype import bundle, datasets, library
 from calotype.bench import metrics, small
 from calotype.errors import CalotypeError, InputError, OptionError
 from calotype.learn import checkpoint
-from calotype.learn.textbook import config, export, fit, nets
+from calotype.learn.textbook import config, export, nets
 from calotype.learn.textbook.config import ARCHS, DENSE_AE, DENSE_VAE, Architecture, Recipe
 from calotype.learn.textbook.loop import Row, Run, epochs, evaluate
 from calotype.textbook.model import Model, bundle_of
+from conftest import psnr_db
 
 IMAGE = (8, 8, 1)
 TRAINED = [arch for arch in ARCHS if arch != "pca"]

@@ -27,7 +27,8 @@ MOST_NAMED = 10
 
 def train(
     pictures: Annotated[
-        list[Path], typer.Argument(metavar="PICTURES...", help="Folders, patterns (quoted) and pictures; or a data set's name.")
+        list[Path],
+        typer.Argument(metavar="PICTURES...", help="Folders, patterns (quoted) and pictures; or a data set's name."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help=f"The model to write, NAME{SUFFIX}.")],
     recipe: Annotated[
