@@ -10,7 +10,7 @@ from typing import Any
 from calotype import bundle
 from calotype.bitsback.model import HALF, KIND
 from calotype.learn.bitsback.nets import INDEX_BITS, MEAN_LIMIT, Architecture, DyadicMlp, LatentModel
-from calotype.learn.bitsback.tables import GRID_BITS, MEANS, PRIOR_SCALE, SCALES, SHAPES, Frequencies, latent_tables
+from calotype.learn.bitsback.tables import GRID_BITS, MEANS, PRIOR_SCALE, SCALES, SHAPES, latent_tables
 from calotype.learn.dyadic import ACTIVATION_BITS, ACTIVATION_LIMIT
 from calotype.learn.graph import Graph
 from calotype.proof import prove
@@ -52,18 +52,17 @@ def graphs(model: LatentModel) -> dict[str, bytes]:
     return made
 
 
-def members(model: LatentModel, pixels: Frequencies, card: dict[str, Any]) -> dict[str, bytes]:
+def members(model: LatentModel, card: dict[str, Any]) -> dict[str, bytes]:
     """The members of a bundle.
 
     Args:
         model: The trained model.
-        pixels: Its pixel tables.
         card: What the manifest says besides: name, version, status, data, recipe.
     """
     arch: Architecture = model.arch
     decoding = {
         "scales.u32": latent_tables().astype("<u4").tobytes(),
-        "pixels.u32": pixels.astype("<u4").tobytes(),
+        "pixels.u32": model.cost.frequencies.astype("<u4").tobytes(),
         **graphs(model),
     }
     manifest = {
@@ -81,6 +80,6 @@ def members(model: LatentModel, pixels: Frequencies, card: dict[str, Any]) -> di
     return {**decoding, "manifest.json": json.dumps(manifest, indent=1).encode()}
 
 
-def export(model: LatentModel, pixels: Frequencies, card: dict[str, Any], out: Path) -> None:
+def export(model: LatentModel, card: dict[str, Any], out: Path) -> None:
     """Write a trained model as a bundle."""
-    bundle.write(out, members(model, pixels, card))
+    bundle.write(out, members(model, card))

@@ -18,7 +18,6 @@ from calotype.learn.bitsback.tables import (
     SHAPES,
     PixelCost,
     beta_binomials,
-    pixel_tables,
     scale_of,
 )
 from calotype.learn.dyadic import ACTIVATION, DyadicConv, activation, round_half_up, to_grid
@@ -131,7 +130,7 @@ class LatentModel(nn.Module):
             DyadicMlp(known, size, arch, GRID_BITS, (0, PRIOR_SCALE)) for known, size in sizes[1:]
         )
         self.likelihood = DyadicMlp(above[-1], arch.pixels, arch, GRID_BITS, PIXEL_START)
-        self.cost = PixelCost(pixel_tables(beta_binomials()))
+        self.cost = PixelCost(beta_binomials())
 
     def forward(self, values: Tensor) -> Bits:
         """What images (b, d) of uint8 cost."""

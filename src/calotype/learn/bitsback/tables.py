@@ -24,6 +24,7 @@ LOG_SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALES - 1)
 MEANS, LOGIT_LIMIT = 64, 10.0
 SHAPES, SHAPE_MIN, SHAPE_MAX = 16, 0.02, 200.0
 TILTS = 10
+SMALLEST_MASS = 2.0**-64
 
 Frequencies = NDArray[np.uint32]
 
@@ -73,7 +74,7 @@ def tilted(masses: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[
 
 
 def pixel_tables(masses: NDArray[np.float64]) -> Frequencies:
-    """Frequencies (table, VALUES)."""
+    """Frequencies (table, VALUES) of masses, which need not sum to one."""
     return np.stack([to_frequencies(row) for row in masses])
 
 
@@ -94,23 +95,33 @@ class _Lookup(torch.autograd.Function):
 
 
 class PixelCost(torch.nn.Module):
-    """What each value costs in each table, in bits: exactly what the coder will spend."""
+    """What each value costs in each table, in bits: exactly what the coder will spend.
+
+    The slopes are those of the masses, which go on where the integers end: at 24 bits there is still a way down.
+
+    Attributes:
+        frequencies: The tables.
+    """
+
+    frequencies: Frequencies
 
     cost: Tensor
     slopes: Tensor
 
-    def __init__(self, frequencies: Frequencies) -> None:
+    def __init__(self, masses: NDArray[np.float64]) -> None:
         super().__init__()
         self.register_buffer("cost", torch.empty(MEANS, SHAPES, VALUES), persistent=False)
         self.register_buffer("slopes", torch.empty(2, MEANS, SHAPES, VALUES), persistent=False)
-        self.use(frequencies)
+        self.use(masses)
 
-    def use(self, frequencies: Frequencies) -> None:
-        """Take other tables."""
-        cost = PRECISION_BITS - np.log2(frequencies.astype(np.float64)).reshape(MEANS, SHAPES, VALUES)
-        self.cost.copy_(torch.from_numpy(cost))
+    def use(self, masses: NDArray[np.float64]) -> None:
+        """Take tables of these masses (table, VALUES), which need not sum to one."""
+        self.frequencies = pixel_tables(masses)
+        bits = PRECISION_BITS - np.log2(self.frequencies.astype(np.float64))
+        self.cost.copy_(torch.from_numpy(bits.reshape(self.cost.shape)))
+        ideal = -np.log2(np.maximum(masses / masses.sum(1, keepdims=True), SMALLEST_MASS)).reshape(self.cost.shape)
         for axis in (0, 1):
-            self.slopes[axis].copy_(torch.from_numpy(np.gradient(cost, axis=axis)))
+            self.slopes[axis].copy_(torch.from_numpy(np.gradient(ideal, axis=axis)))
 
     def forward(self, mean: Tensor, shape: Tensor, values: Tensor) -> Tensor:
         """Bits of each value (uint8) under the tables of integer mean and shape; all of one form."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from calotype.bitsback.model import VALUES
+from calotype.errors import CalotypeError
 from calotype.learn.bitsback.nets import Architecture, LatentModel
-from calotype.learn.bitsback.tables import MEANS, SHAPES, Frequencies, beta_binomials, pixel_tables, tilted
+from calotype.learn.bitsback.tables import MEANS, SHAPES, beta_binomials, tilted
 from calotype.learn.muon import Muon
 
 EVALUATION_BATCH = 500
@@ -43,10 +46,10 @@ class Recipe:
     steps: int = 16_000
     minutes: float = 15.0
     batch: int = 200
-    muon_rate: float = 5e-3
+    muon_rate: float = 1e-2
     adamw_rate: float = 2e-3
     warmup: int = 100
-    fit_every: int = 300
+    fit_every: int = 150
     fit_images: int = 15_000
     seed: int = 1
 
@@ -73,14 +76,20 @@ def count_pixels(model: LatentModel, images: Tensor) -> NDArray[np.int64]:
 
 
 def bpd(model: LatentModel, images: Tensor) -> float:
-    """Minus the ELBO, in bits per dimension."""
+    """Minus the ELBO, in bits per dimension, always with the same noise."""
+    torch.manual_seed(0)
     with torch.no_grad():
         bits = sum(float((b.pixels + b.latents).sum()) for b in map(model, images.split(EVALUATION_BATCH)))
     return bits / images.numel()
 
 
+@lru_cache(maxsize=1)
+def _order(count: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(hash((seed, epoch)) & (2**63 - 1)))
+
+
 class Training:
-    """A model as it learns.
+    """A model as it learns. All that is random follows from the seed and the number of the step.
 
     Args:
         arch: Its sizes.
@@ -93,51 +102,88 @@ class Training:
         self.recipe, self.images, self.validation = recipe, images, validation
         torch.manual_seed(recipe.seed)
         self.model = LatentModel(arch)
-        self.assumed = beta_binomials()
-        self.tables: Frequencies = pixel_tables(self.assumed)
+        self.assumed = self.masses = beta_binomials()
         matrices = [p for p in self.model.parameters() if p.ndim == 2]
         biases = [p for p in self.model.parameters() if p.ndim == 1]
         self.optimisers = [Muon(matrices, lr=recipe.muon_rate), torch.optim.AdamW(biases, lr=recipe.adamw_rate)]
-        self.step = 0
+        self.step, self.seconds, self.loss_sum = 0, 0.0, 0.0
+
+    @property
+    def progress(self) -> float:
+        """How much is over, by steps or by minutes, 0 to 1."""
+        return min(1.0, max(self.step / self.recipe.steps, self.seconds / (60 * self.recipe.minutes)))
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs."""
+        return {
+            "model": self.model.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "tables": [torch.from_numpy(self.assumed), torch.from_numpy(self.masses)],
+            "numbers": [self.step, self.seconds, self.loss_sum],
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        self.model.load_state_dict(state["model"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.assumed, self.masses = (table.numpy() for table in state["tables"])
+        self.model.cost.use(self.masses)
+        self.step, self.seconds, self.loss_sum = state["numbers"]
 
     def fit_tables(self, images: Tensor, *, counted: bool) -> None:
         """Fit the pixel tables to images: tilt the beta-binomials, and, if `counted`, mix in what was counted."""
         counts = count_pixels(self.model, images).astype(np.float64)
         self.assumed = tilted(self.assumed, counts)
-        masses = counts + ASSUMED_PIXELS * self.assumed if counted else self.assumed
-        self.tables = pixel_tables(masses)
-        self.model.cost.use(self.tables)
+        self.masses = counts + ASSUMED_PIXELS * self.assumed if counted else self.assumed
+        self.model.cost.use(self.masses)
 
-    def advance(self, values: Tensor, progress: float) -> float:
-        """One step; returns the batch's bits per dimension."""
-        coded = self.model(values)
-        loss = (coded.pixels + coded.latents).mean() / values.shape[1]
+    def advance(self) -> None:
+        """One step."""
+        recipe, per_epoch = self.recipe, math.ceil(len(self.images) / self.recipe.batch)
+        epoch, place = divmod(self.step, per_epoch)
+        chosen = _order(len(self.images), recipe.seed, epoch)[place * recipe.batch : (place + 1) * recipe.batch]
+        torch.manual_seed(hash((recipe.seed, self.step)) & (2**63 - 1))
+        coded = self.model(self.images[chosen])
+        loss = (coded.pixels + coded.latents).mean() / self.images.shape[1]
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        factor = min(1.0, (self.step + 1) / self.recipe.warmup) * 0.5 * (1 + math.cos(math.pi * progress))
-        for optimiser, peak in zip(self.optimisers, (self.recipe.muon_rate, self.recipe.adamw_rate), strict=True):
+        factor = min(1.0, (self.step + 1) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * self.progress))
+        for optimiser, peak in zip(self.optimisers, (recipe.muon_rate, recipe.adamw_rate), strict=True):
             optimiser.param_groups[0]["lr"] = peak * factor
             optimiser.step()
             optimiser.zero_grad()
         self.step += 1
-        return loss.item()
+        self.loss_sum += loss.item()
 
-    def _batches(self) -> Iterator[Tensor]:
-        while True:
-            yield from self.images[torch.randperm(len(self.images))].split(self.recipe.batch)
+    def refit(self) -> Row:
+        """Fit the tables to some images, and see where the training stands.
 
-    def run(self, report: Callable[[Row], None]) -> None:
-        """Train to the end, then fit the tables to all images."""
-        recipe, start, losses = self.recipe, time.monotonic(), list[float]()
-        for values in self._batches():
-            elapsed = time.monotonic() - start
-            progress = max(self.step / recipe.steps, elapsed / (60 * recipe.minutes))
-            if progress >= 1:
-                break
-            losses.append(self.advance(values, progress))
-            if self.step % recipe.fit_every == 0:
-                chosen = torch.randperm(len(self.images))[: recipe.fit_images]
-                self.fit_tables(self.images[chosen], counted=progress > TILT_ONLY)
-                report(Row(self.step, elapsed, float(np.mean(losses)), bpd(self.model, self.validation)))
-                losses.clear()
+        Raises:
+            CalotypeError: If the loss is no longer a number.
+        """
+        chosen = _order(len(self.images), -1, self.step)[: self.recipe.fit_images]
+        self.fit_tables(self.images[chosen], counted=self.progress > TILT_ONLY)
+        row = Row(self.step, self.seconds, self.loss_sum / self.recipe.fit_every, bpd(self.model, self.validation))
+        if not math.isfinite(row.validation_bpd):
+            raise CalotypeError(f"step {self.step}: the loss is not finite; lower muon_rate, {self.recipe.muon_rate:g}")
+        self.loss_sum = 0.0
+        return row
+
+    def run(self, report: Callable[[Row], None], stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Train until the end, and fit the tables to all images; or until `stopped`.
+
+        Returns:
+            Whether it is at its end.
+        """
+        while self.progress < 1 and not stopped():
+            start = time.monotonic()
+            self.advance()
+            row = self.refit() if self.step % self.recipe.fit_every == 0 else None
+            self.seconds += time.monotonic() - start
+            if row is not None:
+                report(row)
+        if self.progress < 1:
+            return False
         self.fit_tables(self.images, counted=True)
+        return True
