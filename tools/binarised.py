@@ -1,4 +1,4 @@
-"""Bits back on binarised MNIST, as BB-ANS measures it: train, pack the test images into a real archive, unpack them again.
+"""Bits back on binarised MNIST, as BB-ANS measures it: train, pack the test images, unpack them again.
 
     python tools/binarised.py --minutes 15 --out binarised
 
