@@ -86,6 +86,8 @@ def test_idx_files_at_hand(mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None
         datasets.load("mnist", mnist / "nowhere")
     with pytest.raises(OptionError, match="resizing"):
         datasets.load("mnist", mnist, size_px=8)
+    with pytest.raises(OptionError, match="goes with mnist"):
+        datasets.load("digits", mnist)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,8 @@ def encode(
         lossless: Keep every sample.
         effort: 1 (fastest) to 9 (smallest). 1 rounds, 2 chooses symbols by rate and distortion, 3 and 4 (and 5
             and 6, which equal 4) correct the latents by what decoding would lose, 7 (and 8, 9) refines them by gradient
-            descent and needs the extra `learn`. Decoding stays the same. Lossless pictures use efforts up to 6.
+            descent and needs the extra `learn`. Decoding stays the same. Lossless pictures use efforts up to 6, models
+            of small images one.
         model: Name or path of a model, or the model itself; `photo` if not given.
         strip: Drop EXIF, ICC and XMP, and apply the orientation.
 
@@ -155,7 +156,7 @@ def encode(
         most_bytes = int(value if name == "size" else value * pixel_count / 8)
     found = library.find_any(model)
     if isinstance(found, TextbookBundle):
-        return _at_rate(ImageCoder.of(picture, small_model_of(found), effort), name, value, most_bytes)
+        return _at_rate(ImageCoder.of(picture, small_model_of(found)), name, value, most_bytes)
     coder = PictureCoder.of(picture, runtime_of(photo(found)), effort)
     learned = partial(_at_rate, coder, name, value, most_bytes)
     return or_lossless(coder, learned, most_bytes=most_bytes, may_grow=name == "quality")
