@@ -26,22 +26,17 @@ from PIL import Image
 
 from calotype import bundle, codec, library, names, vessel
 from calotype.bitsback import chunk as bitsback_chunk
-from calotype.bitsback.model import LatentBundle
 from calotype.bitsback.model import Model as BitsBackModel
 from calotype.bundle import ModelFile
 from calotype.container import MODEL_ID_BYTES, unpack_header
 from calotype.errors import DamagedFile, InputError, LimitExceeded, UnsupportedFile
+from calotype.small import SmallModel, image_of, small_model
 from calotype.textbook import chunk as textbook_chunk
-from calotype.textbook import model as textbook
 from calotype.textbook.model import Model as TextbookModel
-from calotype.textbook.model import TextbookBundle
 from calotype.vessel import Item, Vessel
 
 Images = NDArray[np.uint8]
-SmallModel = BitsBackModel | TextbookModel
-"""Models of images of one size, many of which share a row."""
 
-CHUNK_IMAGES, CHUNK_SAMPLES = 1000, 1 << 20
 MAX_CHUNK_BYTES = 1 << 26
 """Samples of all images of a chunk."""
 CACHED_CHUNKS = 4
@@ -57,27 +52,6 @@ class Kind(IntEnum):
 
 
 CHUNKS = (Kind.BITS_BACK, Kind.LATENTS)
-
-
-def small_model(file: ModelFile) -> SmallModel:
-    """The networks of a model of small images.
-
-    Raises:
-        InvalidModel: If it is a model for pictures of any size.
-    """
-    if isinstance(file, LatentBundle):
-        return BitsBackModel(file)
-    return TextbookModel(file if isinstance(file, TextbookBundle) else textbook.bundle_of(file))
-
-
-def image_of(model: SmallModel) -> tuple[int, int, int]:
-    """Height, width and channels of the images that a model codes."""
-    return model.form.image if isinstance(model, BitsBackModel) else model.bundle.image
-
-
-def chunk_images(model: SmallModel) -> int:
-    """How many images should share a row: more take fewer bytes, fewer are decoded sooner."""
-    return max(1, min(CHUNK_IMAGES, CHUNK_SAMPLES // prod(image_of(model))))
 
 
 @dataclass(frozen=True)
