@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calotype import datasets, library
-from calotype.archive import CHUNK_IMAGES, Archive, ArchiveWriter, small_model
+from calotype.archive import Archive, ArchiveWriter, chunk_images, small_model
 from calotype.datasets import Split
 from calotype.learn.bitsback import fit
 from calotype.learn.bitsback.nets import Architecture
@@ -48,8 +48,8 @@ def main() -> None:
     packed, images = given.out / "binarised.caloset", drawn.test.images
     packed.unlink(missing_ok=True)
     with ArchiveWriter(packed) as archive:
-        for start in range(0, len(images), CHUNK_IMAGES):
-            archive.add_images(model, images[start : start + CHUNK_IMAGES])
+        for start in range(0, len(images), chunk_images(model)):
+            archive.add_images(model, images[start : start + chunk_images(model)])
     with Archive(packed, model.bundle) as archive:
         assert np.array_equal(archive.arrays(), images), "the archive does not unpack to what was packed"
     size = packed.stat().st_size

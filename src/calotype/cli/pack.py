@@ -18,7 +18,7 @@ from rich.progress import track
 
 import calotype
 from calotype import arrays, datasets, library
-from calotype.archive import CHUNK_IMAGES, ArchiveWriter, Item, SmallModel, image_of, small_model
+from calotype.archive import ArchiveWriter, Item, SmallModel, chunk_images, image_of, small_model
 from calotype.bitsback.model import LatentBundle
 from calotype.bundle import Bundle, ModelFile
 from calotype.cli import pictures
@@ -167,9 +167,9 @@ def _chunks(archive: ArchiveWriter, source: _Source, model: SmallModel, level: i
     def add(start: int, stop: int) -> Item:
         return archive.add_images(model, np.asarray(source.images[start:stop]), (), level)
 
-    files = list(source.files.items())
-    for start in range(0, len(source), CHUNK_IMAGES):
-        stop = min(start + CHUNK_IMAGES, len(source))
+    files, size = list(source.files.items()), chunk_images(model)
+    for start in range(0, len(source), size):
+        stop = min(start + size, len(source))
         adding = partial(add_files, files[start:stop]) if files else partial(add, start, stop)
         yield Part(f"images {start}-{stop - 1}", stop - start, adding)
 

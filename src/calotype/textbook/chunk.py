@@ -60,11 +60,20 @@ def unpack_images(model: Model, data: bytes | memoryview, count: int) -> Images:
     Raises:
         DamagedFile: If the chunk breaks a rule.
     """
+    return model.synthesise(unpack_latents(model, data, count))
+
+
+def unpack_latents(model: Model, data: bytes | memoryview, count: int) -> Floats:
+    """The latents (n, d) of the `count` images of a chunk, in bins.
+
+    Raises:
+        DamagedFile: If the chunk breaks a rule.
+    """
     if not data or not 1 <= count <= MAX_IMAGES:
         raise DamagedFile(f"a chunk of {len(data)} bytes for {count} images; 1 to {MAX_IMAGES} fit into one")
     level = data[0]
     symbols = unpack_symbols(model.bundle, data[1:], level, count)
-    return model.synthesise(values_of(model.bundle, symbols, level))
+    return values_of(model.bundle, symbols, level)
 
 
 def check_images(bundle: TextbookBundle, images: NDArray[np.uint8 | np.uint16]) -> Images:
