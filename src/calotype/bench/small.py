@@ -29,7 +29,7 @@ from calotype.textbook.model import Images, Model, TextbookBundle
 from calotype.textbook.sample import mosaic_of
 
 CHUNK = 1000
-LEVELS = (32, 64, 96, 128, 144, 160, 176, 192, 208, 224)
+LEVELS = (32, 64, 96, 128, 144, 160, 176, 208, 224)
 SINGLE_IMAGES = 300
 """So many images are coded as files of their own; their mean stands for all."""
 LOSSY = (codecs.JPEG_OPTIMISED, codecs.JPEG_2000, codecs.WEBP, codecs.AVIF, codecs.JPEG_XL)
