@@ -172,13 +172,15 @@ class Archive:
     def chunk(self, item: Item) -> Images:
         """All images of a row, (n, h, w, c), decoded."""
         model, decoded = self._decoded(item)
-        return model.synthesise(decoded) if isinstance(model, TextbookModel) else decoded.astype(np.uint8, copy=False)
+        if isinstance(model, TextbookModel):
+            return model.synthesise(decoded.astype(np.float32, copy=False))
+        return decoded.astype(np.uint8, copy=False)
 
     def _sample(self, entry: Entry) -> Images:
         """One image (h, w, c) of a chunk: all of a bits-back chunk is decoded, of latents only the one is developed."""
         model, decoded = self._decoded(entry.item)
         if isinstance(model, TextbookModel):
-            return model.synthesise(decoded[entry.place : entry.place + 1])[0]
+            return model.synthesise(decoded[entry.place : entry.place + 1].astype(np.float32, copy=False))[0]
         return decoded[entry.place].astype(np.uint8, copy=False)
 
     def _decoded(self, item: Item) -> tuple[SmallModel, NDArray[np.uint8 | np.float32]]:
