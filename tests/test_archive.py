@@ -19,7 +19,7 @@ from PIL import Image
 
 import calotype
 from calotype import library, names, vessel
-from calotype.archive import Archive, ArchiveWriter, Kind, small_model
+from calotype.archive import Archive, ArchiveWriter, Kind
 from calotype.errors import (
     CalotypeError,
     DamagedFile,
@@ -29,7 +29,9 @@ from calotype.errors import (
     NotCalotype,
     UnsupportedFile,
 )
+from calotype.small import small_model
 from calotype.vessel import Vessel
+from conftest import psnr_db
 
 SIDE = 8
 
@@ -47,6 +49,18 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = LatentModel(Architecture(image=(SIDE, SIDE, 1), latents=(4,), width=8))
     export(model, {"name": "tiny", "version": "1", "status": "preview"}, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Principal components of the digits, as a textbook model."""
+    from calotype import datasets
+    from calotype.learn.textbook import fit
+
+    data, folder = datasets.load("digits"), tmp_path_factory.mktemp("digits")
+    fit.fit(fit.plan_of("pca", None, data, "digits", {}), data, folder / "run", None, lambda _: None)
+    fit.to_bundle(folder / "run", data, folder / "digits.calomodel")
+    return folder / "digits.calomodel"
 
 
 @pytest.fixture
@@ -144,9 +158,9 @@ def test_unnamed_small_images_cost_two_bytes_at_most(tmp_path: Path) -> None:
     path = tmp_path / "many.caloset"
     rng = np.random.default_rng(0)
     with vessel.create(path) as opened:
-        sizes = [int(n) for n in rng.integers(6000, 36000, 40)]
+        sizes = [int(n) for n in rng.integers(20_000, 140_000, 10)]
         for size in sizes:
-            opened.add(Kind.BITS_BACK, 250, b"", rng.bytes(size))
+            opened.add(Kind.BITS_BACK, 1000, b"", rng.bytes(size))
     assert (path.stat().st_size - sum(sizes)) / 10_000 < 2
 
 
@@ -170,7 +184,7 @@ def test_a_flipped_byte_is_an_error_or_changes_nothing(archive: Path, tmp_path: 
 def test_cut_files(archive: Path, tmp_path: Path) -> None:
     raw = archive.read_bytes()
     broken = tmp_path / "broken.caloset"
-    for size in (0, 10, 99, 512, 1024, len(raw) // 2, len(raw) - 512, len(raw) - 1):
+    for size in (0, 10, 99, 512, 1024, len(raw) // 2, len(raw) - 1024, len(raw) - 1):
         broken.write_bytes(raw[:size])
         with pytest.raises(CalotypeError):
             _content(broken)
@@ -359,3 +373,32 @@ def test_nothing_is_written_outside_the_folder(tmp_path: Path, picture: bytes) -
     with vessel.create(tmp_path / "evil.caloset") as opened:
         opened.add(Kind.PICTURE, 1, b"../a.png", picture)
     assert "means harm" in _run("unpack", tmp_path / "evil.caloset", tmp_path / "out", status=1).stderr
+
+
+def test_a_change_that_was_cut_off_is_taken_back(archive: Path) -> None:
+    wanted = _content(archive)
+    script = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("BEGIN")
+connection.execute("UPDATE item SET data = zeroblob(length(data)), names = x'00'")
+connection.execute("INSERT INTO item VALUES (9, 2, 1, 0, x'', zeroblob(200000))")
+os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", script, str(archive)], check=False)
+    assert Path(f"{archive}-journal").stat().st_size > 0
+    assert _content(archive) == wanted
+
+
+def test_lossy_small_images(tmp_path: Path, digits_model: Path) -> None:
+    from calotype import datasets
+
+    images = datasets.load_test("digits").images
+    model = small_model(library.open_path(digits_model))
+    with ArchiveWriter(tmp_path / "x.caloset") as writer:
+        writer.add_images(model, images, level=150)
+    with Archive(tmp_path / "x.caloset", model.bundle) as archive:
+        whole = archive.arrays()
+        np.testing.assert_array_equal(np.asarray(archive.image("000007")), whole[7, ..., 0])
+        assert psnr_db(whole, images) > 15

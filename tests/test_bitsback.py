@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from math import prod
 from pathlib import Path
@@ -279,3 +280,26 @@ def test_a_model_that_names_unknown_tables(tiny: LatentBundle, images: np.ndarra
     with pytest.raises(CalotypeError):
         chunk.encode(Model(tiny, Wild(tiny)), images)
     assert prod(tiny.form.x) == images[0].size
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not_been(rng: np.random.Generator) -> None:
+    arch = Architecture(image=(4, 4, 1), latents=(3,), width=8)
+    images = torch.from_numpy(rng.integers(0, 256, (60, 16), np.uint8))
+    recipe = Recipe(steps=12, batch=20, fit_every=4, fit_images=30)
+    whole, first, second = (Training(arch, recipe, images, images) for _ in range(3))
+    assert whole.run(lambda _: None)
+    assert not first.run(lambda _: None, lambda: first.step == 5)
+    second.load(first.state())
+    assert second.run(lambda _: None)
+    assert members(second.model, CARD) == members(whole.model, CARD)
+
+
+def test_training_by_the_command_line(tmp_path: Path) -> None:
+    out = tmp_path / "digits.calomodel"
+    arguments = ["train", "digits", "--arch", "hvae", "--minutes", "0.03", "-o", str(out)]
+    done = subprocess.run([sys.executable, "-m", "calotype", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "validation_bpd" in out.with_suffix(".md").read_text()
+    found = library.open_path(out)
+    assert isinstance(found, LatentBundle)
+    assert len(found.form.latents) == 2

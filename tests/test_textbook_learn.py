@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import psnr_db
 from PIL import Image
 
-from calotype import bundle, datasets, library
+from calotype import bundle, cli, datasets, library
 from calotype.bench import metrics, small
 from calotype.errors import CalotypeError, InputError, OptionError
 from calotype.learn import checkpoint
-from calotype.learn.textbook import config, export, fit, nets
+from calotype.learn.textbook import config, export, nets
 from calotype.learn.textbook.config import ARCHS, DENSE_AE, DENSE_VAE, Architecture, Recipe
 from calotype.learn.textbook.loop import Row, Run, epochs, evaluate
 from calotype.textbook.model import Model, bundle_of
+from conftest import psnr_db
 
 IMAGE = (8, 8, 1)
 TRAINED = [arch for arch in ARCHS if arch != "pca"]
@@ -86,6 +86,8 @@ def test_idx_files_at_hand(mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None
         datasets.load("mnist", mnist / "nowhere")
     with pytest.raises(OptionError, match="resizing"):
         datasets.load("mnist", mnist, size_px=8)
+    with pytest.raises(OptionError, match="goes with mnist"):
+        datasets.load("digits", mnist)
 
 
 @pytest.mark.parametrize(
@@ -284,18 +286,22 @@ def test_tables_give_every_bin_a_chance(rng: np.random.Generator) -> None:
 # --- commands -------------------------------------------------------------------------------------------------------
 
 
-def _calotype(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "calotype", *map(str, words)], capture_output=True, text=True, timeout=300
-    )
+def _main(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    """Exit status of the command line."""
+    monkeypatch.setattr(sys, "argv", ["calotype", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
 
 
-def test_from_data_to_files_and_samples(tmp_path: Path) -> None:
-    """Train, train on from it, draw samples: all as a user would."""
+def test_from_data_to_files_and_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Train, go on with other options, train on from it, draw samples."""
     (tmp_path / "r.json").write_text(json.dumps({"recipe": {"epochs": 12}, "architecture": {"latents": 16}}))
     out = tmp_path / "small.calomodel"
     command = ("train", "digits", "--arch", "dense-vae", "--recipe", tmp_path / "r.json", "-o", out)
-    first = _calotype(*command)
+    first = subprocess.run([sys.executable, "-m", "calotype", *map(str, command)], capture_output=True, timeout=300)
     assert first.returncode == 0, first.stderr
     made = bundle_of(bundle.read_file(out))
     assert made.latents == 16
@@ -304,15 +310,13 @@ def test_from_data_to_files_and_samples(tmp_path: Path) -> None:
     assert made.id.hex() in card
     assert "digits (CC BY 4.0)" in card
     assert len((tmp_path / "small.run" / "log.jsonl").read_text().splitlines()) == 12
-    other = _calotype(*command, "--seed", 7)
-    assert other.returncode == 2
-    assert "another recipe" in other.stderr
+    assert _main(monkeypatch, *command, "--seed", 7) == 2
+    assert "another recipe" in capsys.readouterr().err
     again = tmp_path / "again.calomodel"
-    warm = _calotype(*command[:-1], again, "--from", out, "--minutes", 0.001)
-    assert warm.returncode == 0, warm.stderr
+    assert _main(monkeypatch, *command[:-1], again, "--from", out, "--minutes", 0.001) == 0
     started, cold = (bundle_of(bundle.read_file(path)).card["validation_loss"] for path in (again, out))
     assert started == pytest.approx(cold, rel=0.2)
-    assert _calotype("sample", out, "-n", 10, "-o", tmp_path / "grid.png").returncode == 0
+    assert _main(monkeypatch, "sample", out, "-n", 10, "-o", tmp_path / "grid.png") == 0
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.size == (32, 24)
 
@@ -332,12 +336,7 @@ def test_from_data_to_files_and_samples(tmp_path: Path) -> None:
 def test_what_does_not_go_together_is_refused(
     words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from calotype import cli
-
-    monkeypatch.setattr(sys, "argv", ["calotype", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code in (1, 2)
+    assert _main(monkeypatch, *words) in (1, 2)
     assert said in capsys.readouterr().err
 
 

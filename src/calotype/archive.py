@@ -26,22 +26,17 @@ from PIL import Image
 
 from calotype import bundle, codec, library, names, vessel
 from calotype.bitsback import chunk as bitsback_chunk
-from calotype.bitsback.model import LatentBundle
 from calotype.bitsback.model import Model as BitsBackModel
 from calotype.bundle import ModelFile
 from calotype.container import MODEL_ID_BYTES, unpack_header
 from calotype.errors import DamagedFile, InputError, LimitExceeded, UnsupportedFile
+from calotype.small import SmallModel, image_of, small_model
 from calotype.textbook import chunk as textbook_chunk
-from calotype.textbook import model as textbook
 from calotype.textbook.model import Model as TextbookModel
-from calotype.textbook.model import TextbookBundle
 from calotype.vessel import Item, Vessel
 
 Images = NDArray[np.uint8]
-SmallModel = BitsBackModel | TextbookModel
-"""Models of images of one size, many of which share a row."""
 
-CHUNK_IMAGES = 250
 MAX_CHUNK_BYTES = 1 << 26
 """Samples of all images of a chunk."""
 CACHED_CHUNKS = 4
@@ -57,22 +52,6 @@ class Kind(IntEnum):
 
 
 CHUNKS = (Kind.BITS_BACK, Kind.LATENTS)
-
-
-def small_model(file: ModelFile) -> SmallModel:
-    """The networks of a model of small images.
-
-    Raises:
-        InvalidModel: If it is a model for pictures of any size.
-    """
-    if isinstance(file, LatentBundle):
-        return BitsBackModel(file)
-    return TextbookModel(file if isinstance(file, TextbookBundle) else textbook.bundle_of(file))
-
-
-def image_of(model: SmallModel) -> tuple[int, int, int]:
-    """Height, width and channels of the images that a model codes."""
-    return model.form.image if isinstance(model, BitsBackModel) else model.bundle.image
 
 
 @dataclass(frozen=True)
@@ -106,7 +85,7 @@ class Archive:
         self._extra = model
         self._models: dict[bytes, ModelFile] = {}
         self._small_models: dict[bytes, SmallModel] = {}
-        self._chunks: OrderedDict[int, Images] = OrderedDict()
+        self._chunks: OrderedDict[int, tuple[SmallModel, NDArray[np.uint8 | np.float32]]] = OrderedDict()
 
     def __enter__(self) -> Archive:
         return self
@@ -179,7 +158,7 @@ class Archive:
         entry = self.find(which) if isinstance(which, str) else which
         if _kind_of(entry.item) == Kind.PICTURE:
             return self._picture(entry.item)
-        samples = self.chunk(entry.item)[entry.place]
+        samples = self._sample(entry)
         if samples.shape[2] not in (1, 3):
             raise UnsupportedFile(f"{entry.name} has {samples.shape[2]} channels: no PIL image holds it; use chunk()")
         return Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
@@ -191,17 +170,29 @@ class Archive:
         return codec.decode(data, model=model)
 
     def chunk(self, item: Item) -> Images:
-        """All images of a row, (n, h, w, c), decoded. The last few are kept."""
-        if item.ordinal in self._chunks:
-            self._chunks.move_to_end(item.ordinal)
-            return self._chunks[item.ordinal]
-        images = self._decode(item)
-        self._chunks[item.ordinal] = images
-        if len(self._chunks) > CACHED_CHUNKS:
-            self._chunks.popitem(last=False)
-        return images
+        """All images of a row, (n, h, w, c), decoded."""
+        model, decoded = self._decoded(item)
+        if isinstance(model, TextbookModel):
+            return model.synthesise(decoded.astype(np.float32, copy=False))
+        return decoded.astype(np.uint8, copy=False)
 
-    def _decode(self, item: Item) -> Images:
+    def _sample(self, entry: Entry) -> Images:
+        """One image (h, w, c) of a chunk: all of a bits-back chunk is decoded, of latents only the one is developed."""
+        model, decoded = self._decoded(entry.item)
+        if isinstance(model, TextbookModel):
+            return model.synthesise(decoded[entry.place : entry.place + 1].astype(np.float32, copy=False))[0]
+        return decoded[entry.place].astype(np.uint8, copy=False)
+
+    def _decoded(self, item: Item) -> tuple[SmallModel, NDArray[np.uint8 | np.float32]]:
+        """The model of a chunk, and its images or latents. The last few are kept."""
+        if item.ordinal not in self._chunks:
+            self._chunks[item.ordinal] = self._decode(item)
+            if len(self._chunks) > CACHED_CHUNKS:
+                self._chunks.popitem(last=False)
+        self._chunks.move_to_end(item.ordinal)
+        return self._chunks[item.ordinal]
+
+    def _decode(self, item: Item) -> tuple[SmallModel, NDArray[np.uint8 | np.float32]]:
         if _kind_of(item) not in CHUNKS:
             raise InputError(f"row {item.ordinal} is no chunk of small images")
         data = memoryview(self._vessel.data(item))
@@ -211,8 +202,8 @@ class Archive:
         if isinstance(model, BitsBackModel) != (item.kind == Kind.BITS_BACK):
             raise DamagedFile(f"row {item.ordinal} names a model of another kind")
         if isinstance(model, BitsBackModel):
-            return bitsback_chunk.decode(model, data[MODEL_ID_BYTES:], item.images)
-        return textbook_chunk.unpack_images(model, data[MODEL_ID_BYTES:], item.images)
+            return model, bitsback_chunk.decode(model, data[MODEL_ID_BYTES:], item.images)
+        return model, textbook_chunk.unpack_latents(model, data[MODEL_ID_BYTES:], item.images)
 
     def _small_model(self, model_id: bytes) -> SmallModel:
         if model_id not in self._small_models:
@@ -311,7 +302,7 @@ class ArchiveWriter:
 
         Args:
             model: A bits-back model, which loses nothing, or a textbook model.
-            images: At most as many as MAX_CHUNK_BYTES holds; `CHUNK_IMAGES` is a good number.
+            images: At most as many as MAX_CHUNK_BYTES holds; `chunk_images` gives a good number.
             given: Their names, or none.
             level: 0..255, for a textbook model.
 

@@ -137,7 +137,7 @@ def encode(
         effort: 1 (fastest) to 9 (smallest). 1 rounds, 2 chooses symbols by rate and distortion, 3 and 4 (and 5
             and 6, which equal 4) correct the latents by what decoding would lose, 7, 8 and 9 refine them by 50, 150 and
             500 steps of gradient descent and need the extra `learn`. Decoding stays the same. Lossless pictures use
-            efforts up to 6.
+            efforts up to 6, models of small images one.
         head: What the file is made for: `psnr` (the first of a model, if not given) for fidelity to each sample,
             `visual` for how the picture looks; it then uses efforts up to 2.
         model: Name or path of a model, or the model itself; `photo` if not given.
@@ -160,7 +160,7 @@ def encode(
     found = library.find_any(model)
     index = 0 if head is None else _head_named(found, head)
     if isinstance(found, TextbookBundle):
-        return _at_rate(ImageCoder.of(picture, small_model_of(found), effort), name, value, most_bytes)
+        return _at_rate(ImageCoder.of(picture, small_model_of(found)), name, value, most_bytes)
     coder = PictureCoder.of(picture, runtime_of(photo(found)), effort, index)
     learned = partial(_at_rate, coder, name, value, most_bytes)
     return or_lossless(coder, learned, most_bytes=most_bytes, may_grow=name == "quality")

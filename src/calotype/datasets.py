@@ -108,6 +108,8 @@ def load(name: str | Path, data: Path | None = None, size_px: int | None = None)
         OptionError: If an option does not go with the data.
     """
     name = str(name)
+    if data is not None and name not in _REMOTE:
+        raise OptionError(f"a folder of IDX files goes with {' and '.join(_REMOTE)}, not with {name}")
     if name not in NAMES:
         return _folder(Path(name), size_px)
     if size_px is not None:

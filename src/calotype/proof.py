@@ -22,7 +22,7 @@ EXACT_LIMIT = 2.0**24
 OPSET = 17
 EXACT_OPERATORS = {"Conv", "Mul", "Add", "Floor", "Clip", "Concat", "Cast", "DepthToSpace"}
 FLOAT_OPERATORS = EXACT_OPERATORS | {"Sigmoid", "Gather", "SpaceToDepth", "Sign", "Abs", "Log", "Exp", "Reshape"}
-SMALL_OPERATORS = FLOAT_OPERATORS | {"Gemm", "Relu", "MaxPool", "ConvTranspose", "Sub"}
+SMALL_OPERATORS = FLOAT_OPERATORS | {"Gemm", "Relu", "MaxPool", "ConvTranspose"}
 """Of models of small images."""
 MAX_NODES = 2000
 SMALLEST_GRID, LARGEST_VALUE = 2.0**-100, 2.0**100

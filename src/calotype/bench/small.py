@@ -29,7 +29,7 @@ from calotype.textbook.model import Images, Model, TextbookBundle
 from calotype.textbook.sample import mosaic_of
 
 CHUNK = 1000
-LEVELS = (32, 64, 96, 128, 144, 160, 176, 192, 208, 224)
+LEVELS = (32, 64, 96, 128, 144, 160, 176, 208, 224)
 SINGLE_IMAGES = 300
 """So many images are coded as files of their own; their mean stands for all."""
 LOSSY = (codecs.JPEG_OPTIMISED, codecs.JPEG_2000, codecs.WEBP, codecs.AVIF, codecs.JPEG_XL)
@@ -166,10 +166,10 @@ def jobs(images: Images, bundles: Sequence[TextbookBundle]) -> list[Callable[[],
 
 def bytes_at(rows: Sequence[Row], psnr_db: float) -> float | None:
     """Bytes of an image at a PSNR, interpolated in their logarithm; None beyond the rows."""
-    points = sorted((r.psnr_db, math.log(r.image_bytes)) for r in rows if r.psnr_db is not None)
-    if not points or not points[0][0] <= psnr_db <= points[-1][0]:
+    points = np.array(sorted((r.psnr_db, math.log(r.image_bytes)) for r in rows if r.psnr_db is not None))
+    if not len(points) or not points[0, 0] <= psnr_db <= points[-1, 0]:
         return None
-    return math.exp(float(np.interp(psnr_db, *zip(*points, strict=True))))
+    return math.exp(float(np.interp(psnr_db, points[:, 0], points[:, 1])))
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -193,8 +193,9 @@ def page(rows: Sequence[Row], name: str, command: str, machine: dict[str, str]) 
         for r in rows
     ]  # fmt: skip
     note = (
-        f"Bytes are means over the images. Files of one image each are made of the first {SINGLE_IMAGES} images, all else "
-        f"of the whole test set; models code chunks of {CHUNK}. PSNR is pooled over all pixels. Without a PSNR: no loss."
+        f"Bytes are means over the images. Files of one image each are made of the first {SINGLE_IMAGES} images, all "
+        f"else of the whole test set; models code chunks of {CHUNK}. PSNR is pooled over all pixels; without one: no "
+        "loss. In the second column of bytes the model file is counted, too."
     )
     parts = [
         f"# Small images: {name}",

@@ -6,24 +6,27 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from PIL import Image
 from rich.progress import track
 
 import calotype
 from calotype import arrays, datasets, library
-from calotype.archive import CHUNK_IMAGES, ArchiveWriter, SmallModel, image_of, small_model
+from calotype.archive import ArchiveWriter, Item
 from calotype.bitsback.model import LatentBundle
 from calotype.bundle import Bundle, ModelFile
 from calotype.cli import pictures
-from calotype.cli.console import STDERR, complain, say, shown
+from calotype.cli.console import STDERR, complain, note_preview, say, shown
 from calotype.codec import DEFAULT_QUALITY, level_of
 from calotype.errors import FormatError, InputError, OptionError
 from calotype.pixels import from_image
+from calotype.small import SmallModel, chunk_images, image_of, small_model
 
 SUFFIX = ".caloset"
 Images = NDArray[np.uint8]
@@ -35,13 +38,13 @@ class Part:
 
     Attributes:
         label: What to call it in messages.
-        images: How many it holds.
-        add: Adds it; returns the bytes that it took.
+        images: How many it should hold.
+        add: Adds it.
     """
 
     label: str
     images: int
-    add: Callable[[], int]
+    add: Callable[[], Item]
 
 
 def pack(
@@ -81,6 +84,8 @@ def pack(
     if embed_model and chosen is None:
         raise OptionError("--embed-model: no model is used; name one with --model")
     source = _Source.of(data)
+    if chosen is not None and chosen.status == "preview" and not (embed_model or quiet):
+        note_preview(chosen.name)
     if os.path.lexists(out):
         if not overwrite:
             raise FileExistsError(f"{out} exists: use --overwrite to replace it")
@@ -89,7 +94,7 @@ def pack(
         if embed_model and chosen is not None:
             archive.add_model(chosen)
         if chosen is None or isinstance(chosen, Bundle):
-            parts = _pictures(archive, source, _encoder(chosen, quality, lossless=lossless))
+            parts = _pictures(archive, source, chosen, quality)
         else:
             level = level_of(DEFAULT_QUALITY if quality is None else quality)
             parts = _chunks(archive, source, small_model(chosen), level)
@@ -124,47 +129,50 @@ class _Source:
         return len(self.files) or len(self.images)
 
 
-def _encoder(model: ModelFile | None, quality: float | None, *, lossless: bool) -> Callable[..., bytes]:
-    def encode(image: object) -> bytes:
-        return calotype.encode(image, quality=quality, lossless=lossless, model=model)  # type: ignore[arg-type]
+def _pictures(
+    archive: ArchiveWriter, source: _Source, model: ModelFile | None, quality: float | None
+) -> Iterator[Part]:
+    """Each image as a `.calo` file; without a model, a lossless one."""
 
-    return encode
+    def add(name: str, image: Image.Image | Images) -> Item:
+        data = calotype.encode(image, quality=quality, lossless=model is None, model=model)
+        return archive.add_picture(name, data)
 
-
-def _pictures(archive: ArchiveWriter, source: _Source, encoder: Callable[..., bytes]) -> Iterator[Part]:
-    """Each image as a `.calo` file."""
-
-    def add_file(name: str, path: Path) -> int:
+    def add_file(name: str, path: Path) -> Item:
         with path.open("rb") as stream:
-            image, _ = pictures.read(stream)
-            return archive.add_picture(name, encoder(image)).data_bytes
-
-    def add_image(number: int) -> int:
-        return archive.add_picture(f"{number:06d}", encoder(np.asarray(source.images[number]))).data_bytes
+            image, cut = pictures.read(stream)
+            if cut and model is None:
+                raise InputError(pictures.CUT)
+            return add(name, image)
 
     for name, path in source.files.items():
-        yield Part(name, 1, lambda name=name, path=path: add_file(name, path))
+        yield Part(name, 1, partial(add_file, name, path))
     for number in range(len(source.images)):
-        yield Part(f"{number:06d}", 1, lambda number=number: add_image(number))
+        yield Part(f"{number:06d}", 1, partial(add, f"{number:06d}", np.asarray(source.images[number])))
 
 
 def _chunks(archive: ArchiveWriter, source: _Source, model: SmallModel, level: int) -> Iterator[Part]:
     """Small images, many to a row."""
 
-    def add(images: Images, names: list[str]) -> int:
-        return archive.add_images(model, images, names, level).data_bytes
+    def add_files(files: list[tuple[str, Path]]) -> Item:
+        read: dict[str, Images] = {}
+        for name, path in files:
+            try:
+                read[name] = _samples(path, image_of(model))
+            except (InputError, OSError) as error:  # noqa: PERF203
+                complain(name, error)
+        if not read:
+            raise InputError("none of these pictures can be packed")
+        return archive.add_images(model, np.stack(list(read.values())), list(read), level)
 
-    def add_files(files: list[tuple[str, Path]]) -> int:
-        return add(np.stack([_samples(path, image_of(model)) for _, path in files]), [name for name, _ in files])
+    def add(start: int, stop: int) -> Item:
+        return archive.add_images(model, np.asarray(source.images[start:stop]), (), level)
 
-    files = list(source.files.items())
-    for start in range(0, len(source), CHUNK_IMAGES):
-        stop = min(start + CHUNK_IMAGES, len(source))
-        label = f"images {start}-{stop - 1}"
-        if files:
-            yield Part(label, stop - start, lambda part=files[start:stop]: add_files(part))
-        else:
-            yield Part(label, stop - start, lambda part=source.images[start:stop]: add(np.asarray(part), []))
+    files, size = list(source.files.items()), chunk_images(model)
+    for start in range(0, len(source), size):
+        stop = min(start + size, len(source))
+        adding = partial(add_files, files[start:stop]) if files else partial(add, start, stop)
+        yield Part(f"images {start}-{stop - 1}", stop - start, adding)
 
 
 def _samples(path: Path, form: tuple[int, int, int]) -> Images:
@@ -181,17 +189,17 @@ def _run(parts: list[Part], out: Path, *, quiet: bool) -> None:
     watched: Iterable[Part] = parts
     if not quiet and sys.stderr.isatty():
         watched = track(parts, "", console=STDERR, transient=True)
-    failed = stored = stored_bytes = 0
+    failed = stored = 0
     for part in watched:
         try:
-            taken = part.add()
+            item = part.add()
         except (InputError, FormatError, OSError) as error:
             complain(part.label, error)
             failed += part.images
             continue
-        stored, stored_bytes = stored + part.images, stored_bytes + taken
+        stored, failed = stored + item.images, failed + part.images - item.images
         if not quiet and not sys.stderr.isatty():
-            say(f"{part.label} stored  {taken:,} bytes")
+            say(f"{part.label} stored  {item.data_bytes:,} bytes")
     if not quiet:
         rest = f"  {failed} failed" if failed else ""
         say(f"{shown(out)}: {stored} images  {out.stat().st_size:,} bytes{rest}")

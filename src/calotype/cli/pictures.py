@@ -58,6 +58,8 @@ FORMATS = {
 METADATA = ("exif", "icc_profile", "xmp")
 """Names of metadata in `info` of Pillow's images and, mostly, among the options of `save`."""
 
+CUT = "16-bit colour, which Pillow reads as 8 bits: --lossless cannot keep it"
+
 _XMP_TAG = 700
 _POINTERS = {34665, 34853}
 """TIFF tags of EXIF's inner directories, which only Pillow's own writer keeps, and that does not compress."""

@@ -71,7 +71,8 @@ def train(
     except ModuleNotFoundError as error:
         raise OptionError(f"calotype train needs {error.name}: pip install 'calotype[learn]'") from error
     if arch != PHOTO:
-        _refuse(f"--arch {arch}", {"steps": steps, "lossless": lossless, "validation": validation})
+        gpu = device if device not in ("auto", "cpu") else None  # so small that a CPU does
+        _refuse(f"--arch {arch}", {"steps": steps, "lossless": lossless, "validation": validation, "device": gpu})
         given = {"batch": batch, "seed": seed, "minutes": minutes}
         changes = {name: value for name, value in given.items() if value is not None}
         train_small(pictures, arch, out, recipe, start, run, changes, data, resize)

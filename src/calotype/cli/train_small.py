@@ -77,7 +77,7 @@ def _train_lossless(data: Dataset, arch: str, out: Path, folder: Path, changes: 
     with _begun(data) as progress:
         task = progress.add_task("training", total=1.0, now="")
 
-        def report(row: Row, done: float) -> None:
+        def report(row: fit.Row, done: float) -> None:
             progress.update(task, completed=done, now=f"step {row.step}, {row.validation_bpd:.4f} bits per dimension")
 
         finished = fit.fit(plan, data, folder, out, report)

@@ -7,22 +7,22 @@ from numpy.typing import NDArray
 
 from calotype.coding import SYMBOL_LIMIT, Decoder, Encoder, IntArray
 from calotype.errors import DamagedFile, InputError
-from calotype.quantise import rate_aware, round_to_nearest
 from calotype.runtime import Floats
 from calotype.textbook.model import Images, Model, TextbookBundle, step_of, values_of
 
-BITS_PER_SQUARED_STEP = 12.0
-"""What a squared error of one step is worth to an encoder that chooses symbols by their rate."""
 MAX_IMAGES = 1 << 20
+BIN_LIMIT = 1 << 30
 
 
-def choose(bundle: TextbookBundle, y: Floats, level: int, *, rate: bool = True) -> IntArray:
-    """Symbols (n, d) of latents (n, d) in bins at a level: rounded, or chosen by rate and distortion."""
-    residual = (y / step_of(level)).ravel().clip(-SYMBOL_LIMIT, SYMBOL_LIMIT)
-    tables, index = bundle.at_level(level)[0], _index(bundle, len(y))
-    if not rate:
-        return round_to_nearest(residual, index, tables).reshape(y.shape)
-    return rate_aware(residual, index, tables, BITS_PER_SQUARED_STEP).reshape(y.shape)
+def quantise(y: Floats, level: int) -> IntArray:
+    """Symbols (n, d) of latents (n, d) in bins at a level: the nearest.
+
+    To choose smaller ones where the bits they save outweigh the error (`calotype.quantise`) takes 0 to 3% more bytes at
+    equal PSNR here, for symbols stand for the mean of what falls into them already.
+    """
+    bins = np.floor(y.astype(np.float64) + 0.5).clip(-BIN_LIMIT, BIN_LIMIT).astype(np.int64)
+    step = step_of(level)
+    return ((bins + step // 2) // step).clip(-SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
 
 
 def pack_symbols(bundle: TextbookBundle, symbols: IntArray, level: int) -> bytes:
@@ -44,15 +44,14 @@ def unpack_symbols(bundle: TextbookBundle, words: bytes | memoryview, level: int
     return symbols.reshape(count, bundle.latents)
 
 
-def pack_images(model: Model, images: Images, level: int, *, rate: bool = True) -> bytes:
+def pack_images(model: Model, images: Images, level: int) -> bytes:
     """Images (n, h, w, c), uint8, as one chunk without anything that belongs to a single image.
 
     Raises:
         InputError: If they are not of the model's size.
     """
     check_images(model.bundle, images)
-    symbols = choose(model.bundle, model.analyse(images), level, rate=rate)
-    return bytes([level]) + pack_symbols(model.bundle, symbols, level)
+    return bytes([level]) + pack_symbols(model.bundle, quantise(model.analyse(images), level), level)
 
 
 def unpack_images(model: Model, data: bytes | memoryview, count: int) -> Images:
@@ -61,11 +60,20 @@ def unpack_images(model: Model, data: bytes | memoryview, count: int) -> Images:
     Raises:
         DamagedFile: If the chunk breaks a rule.
     """
+    return model.synthesise(unpack_latents(model, data, count))
+
+
+def unpack_latents(model: Model, data: bytes | memoryview, count: int) -> Floats:
+    """The latents (n, d) of the `count` images of a chunk, in bins.
+
+    Raises:
+        DamagedFile: If the chunk breaks a rule.
+    """
     if not data or not 1 <= count <= MAX_IMAGES:
         raise DamagedFile(f"a chunk of {len(data)} bytes for {count} images; 1 to {MAX_IMAGES} fit into one")
     level = data[0]
     symbols = unpack_symbols(model.bundle, data[1:], level, count)
-    return model.synthesise(values_of(model.bundle, symbols, level))
+    return values_of(model.bundle, symbols, level)
 
 
 def check_images(bundle: TextbookBundle, images: NDArray[np.uint8 | np.uint16]) -> Images:

@@ -11,10 +11,8 @@ from calotype.container import TILE_UNIT_PX, Coding, Container, Header
 from calotype.errors import InputError, UnsupportedFile
 from calotype.pixels import Picture
 from calotype.runtime import Floats
-from calotype.textbook.chunk import check_images, choose, pack_symbols, unpack_symbols
+from calotype.textbook.chunk import check_images, pack_symbols, quantise, unpack_symbols
 from calotype.textbook.model import Model, TextbookBundle, values_of
-
-PLAIN_EFFORT = 1
 
 
 @dataclass(frozen=True)
@@ -24,10 +22,9 @@ class ImageCoder:
     picture: Picture
     model: Model
     y: Floats
-    effort: int
 
     @classmethod
-    def of(cls, picture: Picture, model: Model, effort: int) -> ImageCoder:
+    def of(cls, picture: Picture, model: Model) -> ImageCoder:
         """The latent of a picture.
 
         Raises:
@@ -35,21 +32,26 @@ class ImageCoder:
         """
         if picture.alpha is not None:
             raise InputError(f"the picture has alpha; the model {model.bundle.name} codes none")
-        return cls(picture, model, model.analyse(check_images(model.bundle, picture.samples[None])), effort)
+        return cls(picture, model, model.analyse(check_images(model.bundle, picture.samples[None])))
 
     def at_level(self, level: int) -> bytes:
         """The file at a level."""
         bundle, picture = self.model.bundle, self.picture
         height, width, channels = bundle.image
         header = Header(width, height, channels, 8, False, _tile_px(bundle), Coding(bundle.id, 0, level))
-        symbols = choose(bundle, self.y, level, rate=self.effort > PLAIN_EFFORT)
-        return container.pack(header, picture.metadata, [pack_symbols(bundle, symbols, level)])
+        words = pack_symbols(bundle, quantise(self.y, level), level)
+        return container.pack(header, picture.metadata, [words])
 
     def psnr_db(self, data: bytes) -> float:
         """PSNR of what a file of this image decodes to."""
         decoded = develop(container.unpack(data), self.model).samples
         error = np.mean((decoded.astype(np.float64) - self.picture.samples) ** 2)
         return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+    @property
+    def effort(self) -> int:
+        """There is one only."""
+        return 1
 
     @property
     def quick(self) -> ImageCoder:

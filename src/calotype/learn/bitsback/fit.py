@@ -44,8 +44,8 @@ class Plan:
 def plan_of(arch: str, data: Dataset, name: str, changes: dict[str, Any]) -> Plan:
     """The plan of a run: what is usual for the family, with the changes to its recipe."""
     architecture, recipe = USUAL[arch]
-    about = {"name": name, "version": "1", "status": "preview", "arch": arch}
-    about["data"] = [{"name": f"{data.name}, training part", "licence": data.licence}]
+    source = [{"name": f"{data.name}, training part", "licence": data.licence}]
+    about = {"name": name, "version": "1", "status": "preview", "arch": arch, "data": source}
     height, width, channels = data.train.images.shape[1:]
     return Plan(replace(architecture, image=(height, width, channels)), replace(recipe, **changes), about)
 
