@@ -19,7 +19,7 @@ from PIL import Image
 
 import calotype
 from calotype import library, names, vessel
-from calotype.archive import Archive, ArchiveWriter, Kind, small_model
+from calotype.archive import Archive, ArchiveWriter, Kind
 from calotype.errors import (
     CalotypeError,
     DamagedFile,
@@ -29,6 +29,7 @@ from calotype.errors import (
     NotCalotype,
     UnsupportedFile,
 )
+from calotype.small import small_model
 from calotype.vessel import Vessel
 from conftest import psnr_db
 

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calotype import datasets, library
-from calotype.archive import Archive, ArchiveWriter, chunk_images, small_model
+from calotype.archive import Archive, ArchiveWriter
 from calotype.datasets import Split
 from calotype.learn.bitsback import fit
 from calotype.learn.bitsback.nets import Architecture
+from calotype.small import chunk_images, small_model
 
 SEED = 0
 

@@ -26,22 +26,17 @@ from PIL import Image
 
 from calotype import bundle, codec, library, names, vessel
 from calotype.bitsback import chunk as bitsback_chunk
-from calotype.bitsback.model import LatentBundle
 from calotype.bitsback.model import Model as BitsBackModel
 from calotype.bundle import ModelFile
 from calotype.container import MODEL_ID_BYTES, unpack_header
 from calotype.errors import DamagedFile, InputError, LimitExceeded, UnsupportedFile
+from calotype.small import SmallModel, image_of, small_model
 from calotype.textbook import chunk as textbook_chunk
-from calotype.textbook import model as textbook
 from calotype.textbook.model import Model as TextbookModel
-from calotype.textbook.model import TextbookBundle
 from calotype.vessel import Item, Vessel
 
 Images = NDArray[np.uint8]
-SmallModel = BitsBackModel | TextbookModel
-"""Models of images of one size, many of which share a row."""
 
-CHUNK_IMAGES, CHUNK_SAMPLES = 1000, 1 << 20
 MAX_CHUNK_BYTES = 1 << 26
 """Samples of all images of a chunk."""
 CACHED_CHUNKS = 4
@@ -57,27 +52,6 @@ class Kind(IntEnum):
 
 
 CHUNKS = (Kind.BITS_BACK, Kind.LATENTS)
-
-
-def small_model(file: ModelFile) -> SmallModel:
-    """The networks of a model of small images.
-
-    Raises:
-        InvalidModel: If it is a model for pictures of any size.
-    """
-    if isinstance(file, LatentBundle):
-        return BitsBackModel(file)
-    return TextbookModel(file if isinstance(file, TextbookBundle) else textbook.bundle_of(file))
-
-
-def image_of(model: SmallModel) -> tuple[int, int, int]:
-    """Height, width and channels of the images that a model codes."""
-    return model.form.image if isinstance(model, BitsBackModel) else model.bundle.image
-
-
-def chunk_images(model: SmallModel) -> int:
-    """How many images should share a row: more take fewer bytes, fewer are decoded sooner."""
-    return max(1, min(CHUNK_IMAGES, CHUNK_SAMPLES // prod(image_of(model))))
 
 
 @dataclass(frozen=True)
@@ -198,13 +172,15 @@ class Archive:
     def chunk(self, item: Item) -> Images:
         """All images of a row, (n, h, w, c), decoded."""
         model, decoded = self._decoded(item)
-        return model.synthesise(decoded) if isinstance(model, TextbookModel) else decoded.astype(np.uint8, copy=False)
+        if isinstance(model, TextbookModel):
+            return model.synthesise(decoded.astype(np.float32, copy=False))
+        return decoded.astype(np.uint8, copy=False)
 
     def _sample(self, entry: Entry) -> Images:
         """One image (h, w, c) of a chunk: all of a bits-back chunk is decoded, of latents only the one is developed."""
         model, decoded = self._decoded(entry.item)
         if isinstance(model, TextbookModel):
-            return model.synthesise(decoded[entry.place : entry.place + 1])[0]
+            return model.synthesise(decoded[entry.place : entry.place + 1].astype(np.float32, copy=False))[0]
         return decoded[entry.place].astype(np.uint8, copy=False)
 
     def _decoded(self, item: Item) -> tuple[SmallModel, NDArray[np.uint8 | np.float32]]:

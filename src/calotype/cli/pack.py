@@ -18,7 +18,7 @@ from rich.progress import track
 
 import calotype
 from calotype import arrays, datasets, library
-from calotype.archive import ArchiveWriter, Item, SmallModel, chunk_images, image_of, small_model
+from calotype.archive import ArchiveWriter, Item
 from calotype.bitsback.model import LatentBundle
 from calotype.bundle import Bundle, ModelFile
 from calotype.cli import pictures
@@ -26,6 +26,7 @@ from calotype.cli.console import STDERR, complain, note_preview, say, shown
 from calotype.codec import DEFAULT_QUALITY, level_of
 from calotype.errors import FormatError, InputError, OptionError
 from calotype.pixels import from_image
+from calotype.small import SmallModel, chunk_images, image_of, small_model
 
 SUFFIX = ".caloset"
 Images = NDArray[np.uint8]
