@@ -21,6 +21,7 @@ from calotype.errors import InvalidModel, ModelNotFound, OptionError
 
 SUFFIX = ".calomodel"
 FORMAT = 1
+PHOTO = "photo"
 LEVELS = 256
 MAX_TABLES = 256
 MAX_MEMBERS = 64
@@ -28,6 +29,7 @@ MAX_BUNDLE_BYTES = 64 << 20
 _MEMBER = re.compile(r"[a-z0-9_.-]+")
 _ARRAYS = ("tables.u32", "radii.u16", "z_offset.i16", "z_table.u8", "level_bias.i16")
 ANALYSIS = "g_a.onnx"
+_TEXTS = ("name", "version", "status")
 _GRAPH = re.compile(r"[a-z0-9_]+\.onnx")
 
 
@@ -94,33 +96,38 @@ class Manifest:
 
 
 @dataclass(frozen=True, eq=False)
-class Bundle:
-    """A model file in memory.
+class ModelFile:
+    """A model file of any kind, in memory.
 
     Attributes:
         path: Where it was read from.
-        manifest: Its manifest.
         members: Its files by name.
+        card: Its manifest, as it is written.
     """
 
     path: Path
-    manifest: Manifest
     members: dict[str, bytes]
+    card: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """What it is a model for: `photo`, or `bits-back`."""
+        return str(self.card.get("kind", PHOTO))
 
     @property
     def name(self) -> str:
         """The model's name."""
-        return self.manifest.name
+        return str(self.card["name"])
 
     @property
     def version(self) -> str:
         """The model's version."""
-        return self.manifest.version
+        return str(self.card["version"])
 
     @property
     def status(self) -> str:
         """`preview`: may be dropped with the next release; `stable`: decodes for ever."""
-        return self.manifest.status
+        return str(self.card["status"])
 
     @property
     def size_bytes(self) -> int:
@@ -130,8 +137,23 @@ class Bundle:
     @cached_property
     def id(self) -> bytes:
         """The 8 bytes by which files name this model: a hash of all that decoding needs, and of nothing else."""
-        lines = (f"{n} {hashlib.sha256(self.members[n]).hexdigest()}\n" for n in sorted(self.manifest.decoding))
+        lines = (f"{n} {hashlib.sha256(self.members[n]).hexdigest()}\n" for n in sorted(self.card["decoding"]))
         return hashlib.sha256("".join(lines).encode()).digest()[:MODEL_ID_BYTES]
+
+    def serialise(self) -> bytes:
+        """The model file, byte for byte the same for the same members."""
+        return serialise(self.members)
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle(ModelFile):
+    """A photo codec's model.
+
+    Attributes:
+        manifest: What its card says, checked.
+    """
+
+    manifest: Manifest
 
     def _array(self, name: str, dtype: str, columns: int | None = None) -> NDArray[Any]:
         """A member as (256, columns), or as it is without columns."""
@@ -145,15 +167,7 @@ class Bundle:
     @cached_property
     def tables(self) -> Tables:
         """The family of tables."""
-        radii = self._array("radii.u16", "<u2").astype(int)
-        flat = self._array("tables.u32", "<u4")
-        sizes = 2 * radii + 2
-        if not 1 <= len(radii) <= MAX_TABLES or radii.min() < 1 or radii.max() > MAX_RADIUS or sizes.sum() != len(flat):
-            raise InvalidModel(f"{self.path}: radii.u16 and tables.u32 do not fit together")
-        parts = np.split(flat, np.cumsum(sizes)[:-1])
-        if any(q.min() < 1 or int(q.sum(dtype=np.uint64)) != 1 << PRECISION_BITS for q in parts):
-            raise InvalidModel(f"{self.path}: a table in tables.u32 does not sum to 2^{PRECISION_BITS} or holds a 0")
-        return Tables(tuple(Table(int(r), q) for r, q in zip(radii, parts, strict=True)))
+        return tables_in(self)
 
     @cached_property
     def z_offset(self) -> NDArray[np.int16]:
@@ -178,22 +192,39 @@ class Bundle:
         return self._array("level_bias.i16", "<i2", self.manifest.prior_channels)
 
 
+def tables_in(file: ModelFile) -> Tables:
+    """The tables of a model file that has `tables.u32` and `radii.u16`.
+
+    Raises:
+        InvalidModel: If they break a rule.
+    """
+    raw, sizes_raw = file.members["tables.u32"], file.members["radii.u16"]
+    if len(raw) % 4 or len(sizes_raw) % 2:
+        raise InvalidModel(f"{file.path}: tables.u32 or radii.u16 ends within a value")
+    flat, radii = np.frombuffer(raw, "<u4"), np.frombuffer(sizes_raw, "<u2").astype(int)
+    sizes = 2 * radii + 2
+    if not 1 <= len(radii) <= MAX_TABLES or radii.min() < 1 or radii.max() > MAX_RADIUS or sizes.sum() != len(flat):
+        raise InvalidModel(f"{file.path}: radii.u16 and tables.u32 do not fit together")
+    parts = np.split(flat, np.cumsum(sizes)[:-1])
+    if any(q.min() < 1 or int(q.sum(dtype=np.uint64)) != 1 << PRECISION_BITS for q in parts):
+        raise InvalidModel(f"{file.path}: a table in tables.u32 does not sum to 2^{PRECISION_BITS} or holds a 0")
+    return Tables(tuple(Table(int(r), q) for r, q in zip(radii, parts, strict=True)))
+
+
 def _whole(card: dict[str, Any], key: str) -> int:
     if type(card[key]) is not int:
         raise TypeError(f"{key} is {card[key]!r}, not a whole number")
     return card[key]
 
 
-def _parse_manifest(path: Path, raw: bytes) -> Manifest:
+def _parse_manifest(file: ModelFile) -> Manifest:
+    path, card = file.path, file.card
     try:
-        card = json.loads(raw)
-        if card["format"] != FORMAT:
-            raise InvalidModel(f"{path}: bundle format {card['format']}; this version knows {FORMAT}: update calotype")
         trained = card.get("architecture", {})
         return Manifest(
-            name=str(card["name"]),
-            version=str(card["version"]),
-            status=str(card["status"]),
+            name=file.name,
+            version=file.version,
+            status=file.status,
             channels=_whole(card, "channels"),
             y_channels=_whole(card, "y_channels"),
             z_channels=_whole(card, "z_channels"),
@@ -216,12 +247,7 @@ def _check(bundle: Bundle) -> Bundle:
     for field, limit in limits.items():
         if not 1 <= getattr(m, field) <= limit:
             raise InvalidModel(f"{bundle.path}: {field} is {getattr(m, field)}, not within 1..{limit}")
-    if (
-        m.steps not in (2, 4)
-        or m.y_channels % m.steps
-        or m.status not in ("preview", "stable")
-        or not 1 <= len(m.heads) <= LEVELS
-    ):
+    if m.steps not in (2, 4) or m.y_channels % m.steps or not 1 <= len(m.heads) <= LEVELS:
         raise InvalidModel(f"{bundle.path}: steps, y_channels, status or heads hold what this version does not know")
     exact, free = {"h_s.onnx", *m.step_graphs}, {m.preview, *(head.graph for head in m.heads)}
     analyses = {ANALYSIS, *(head.analysis for head in m.heads)}
@@ -233,15 +259,34 @@ def _check(bundle: Bundle) -> Bundle:
     return bundle
 
 
-def read(path: Path) -> Bundle:
-    """Open a model file.
+def _parse_card(path: Path, raw: bytes, members: dict[str, bytes]) -> dict[str, Any]:
+    try:
+        card = json.loads(raw)
+        if card["format"] != FORMAT:
+            raise InvalidModel(f"{path}: bundle format {card['format']}; this version knows {FORMAT}: update calotype")
+        if card["status"] not in ("preview", "stable") or not all(isinstance(card[key], str) for key in _TEXTS):
+            raise ValueError(f"{', '.join(_TEXTS)} are not what they must be")
+        if not card["decoding"] or not all(type(n) is str and n in members for n in card["decoding"]):
+            raise ValueError("decoding lists what is no member")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InvalidModel(f"{path}: manifest.json is not a manifest: {error!r}") from error
+    return card
+
+
+def read_file(path: Path, data: bytes | None = None) -> ModelFile:
+    """Open a model file of any kind.
+
+    Args:
+        path: Where it is, or what to call it.
+        data: The file, if it is in memory.
 
     Raises:
         ModelNotFound: If there is no such file.
         InvalidModel: If it breaks a rule for bundles.
     """
+    size = len(data) if data is not None else path.stat().st_size if path.is_file() else 0
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path if data is None else io.BytesIO(data)) as archive:
             entries = archive.infolist()
             names = [e.filename for e in entries]
             if len(entries) > MAX_MEMBERS or len(set(names)) < len(names) or not all(map(_MEMBER.fullmatch, names)):
@@ -250,7 +295,7 @@ def read(path: Path) -> Bundle:
                 )
             if any(e.compress_type != zipfile.ZIP_STORED or e.flag_bits & 9 for e in entries):
                 raise InvalidModel(f"{path}: a member is compressed, encrypted or of undeclared size")
-            if sum(e.file_size for e in entries) > min(MAX_BUNDLE_BYTES, path.stat().st_size):
+            if sum(e.file_size for e in entries) > min(MAX_BUNDLE_BYTES, size):
                 raise InvalidModel(f"{path}: the members are larger than the file or than {MAX_BUNDLE_BYTES} bytes")
             members = {e.filename: archive.read(e) for e in entries}
     except FileNotFoundError as error:
@@ -259,15 +304,43 @@ def read(path: Path) -> Bundle:
         raise InvalidModel(f"{path}: not a model file: {error}") from error
     if "manifest.json" not in members:
         raise InvalidModel(f"{path}: no manifest.json inside")
-    return _check(Bundle(path, _parse_manifest(path, members["manifest.json"]), members))
+    return ModelFile(path, members, _parse_card(path, members["manifest.json"], members))
 
 
-def write(path: Path, members: dict[str, bytes]) -> None:
-    """Write a model file, byte for byte the same for the same members."""
+def photo(file: ModelFile) -> Bundle:
+    """A model file as a photo codec's.
+
+    Raises:
+        InvalidModel: If it is another kind of model, or breaks a rule for this one.
+    """
+    if isinstance(file, Bundle):
+        return file
+    if file.kind != PHOTO:
+        raise InvalidModel(f"{file.path}: a model of kind {file.kind!r}, not one that codes pictures of any size")
+    return _check(Bundle(file.path, file.members, file.card, _parse_manifest(file)))
+
+
+def read(path: Path) -> Bundle:
+    """Open a photo codec's model file.
+
+    Raises:
+        ModelNotFound: If there is no such file.
+        InvalidModel: If it breaks a rule for bundles.
+    """
+    return photo(read_file(path))
+
+
+def serialise(members: dict[str, bytes]) -> bytes:
+    """A model file, byte for byte the same for the same members."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(members):
             archive.writestr(zipfile.ZipInfo(name), members[name])
+    return buffer.getvalue()
+
+
+def write(path: Path, members: dict[str, bytes]) -> None:
+    """Write a model file."""
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(buffer.getvalue())
+    unfinished.write_bytes(serialise(members))
     unfinished.replace(path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from math import inf
 from numbers import Real
 from pathlib import Path
 
@@ -14,15 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from calotype import container, library, pixels
-from calotype.bundle import Bundle
+from calotype.bundle import Bundle, ModelFile, photo
 from calotype.container import SRGB, TOP_LEVEL, Container, Header, Metadata
 from calotype.decoder import develop, tile_latents
 from calotype.encoder import PictureCoder, encode_lossless, or_lossless
 from calotype.errors import InputError, ModelNotFound, OptionError, UnsupportedFile
 from calotype.pixels import Picture, Samples
 from calotype.prior import Latents
-from calotype.rate import reaching_psnr, within_size
+from calotype.rate import Coder, reaching_psnr, within_size
 from calotype.runtime import Runtime
+from calotype.textbook import picture as textbook
+from calotype.textbook.model import Model, TextbookBundle
+from calotype.textbook.picture import ImageCoder
 
 MAX_PIXELS = 1 << 28
 DEFAULT_QUALITY = 60.0
@@ -31,6 +35,8 @@ EFFORTS = range(1, 10)
 RATES = {"quality": (0, 100), "bpp": (1e-4, 1e3), "size": (1, 1 << 40), "psnr": (1, 200)}
 
 Images = Image.Image | NDArray[np.generic]
+Models = ModelFile | str | Path | None
+"""A model, its name or its path; None for the default one."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,12 @@ class Info:
 def runtime_of(bundle: Bundle) -> Runtime:
     """The networks of a bundle, shared by all calls."""
     return Runtime(bundle)
+
+
+@lru_cache(maxsize=4)
+def small_model_of(bundle: TextbookBundle) -> Model:
+    """The networks of a textbook model, shared by all calls."""
+    return Model(bundle)
 
 
 def level_of(quality: float) -> int:
@@ -107,7 +119,7 @@ def encode(
     lossless: bool = False,
     effort: int = DEFAULT_EFFORT,
     head: str | None = None,
-    model: Bundle | str | Path | None = None,
+    model: Models = None,
     strip: bool = False,
 ) -> bytes:
     """Encode a picture as `.calo` bytes.
@@ -125,7 +137,7 @@ def encode(
         effort: 1 (fastest) to 9 (smallest). 1 rounds, 2 chooses symbols by rate and distortion, 3 and 4 (and 5
             and 6, which equal 4) correct the latents by what decoding would lose, 7, 8 and 9 refine them by 50, 150 and
             500 steps of gradient descent and need the extra `learn`. Decoding stays the same. Lossless pictures use
-            efforts up to 6.
+            efforts up to 6, models of small images one.
         head: What the file is made for: `psnr` (the first of a model, if not given) for fidelity to each sample,
             `visual` for how the picture looks; it then uses efforts up to 2.
         model: Name or path of a model, or the model itself; `photo` if not given.
@@ -141,23 +153,37 @@ def encode(
     picture = _from_any(image, strip=strip)
     if lossless:
         return encode_lossless(picture, effort)
-    bundle = library.find(model)
-    coder = PictureCoder.of(
-        picture, runtime_of(bundle), effort, 0 if head is None else bundle.manifest.head_named(head)
-    )
+    most_bytes = inf
+    if name in ("size", "bpp"):
+        pixel_count = picture.samples.shape[0] * picture.samples.shape[1]
+        most_bytes = int(value if name == "size" else value * pixel_count / 8)
+    found = library.find_any(model)
+    index = 0 if head is None else _head_named(found, head)
+    if isinstance(found, TextbookBundle):
+        return _at_rate(ImageCoder.of(picture, small_model_of(found)), name, value, most_bytes)
+    coder = PictureCoder.of(picture, runtime_of(photo(found)), effort, index)
+    learned = partial(_at_rate, coder, name, value, most_bytes)
+    return or_lossless(coder, learned, most_bytes=most_bytes, may_grow=name == "quality")
+
+
+def _at_rate(coder: Coder, name: str, value: float, most_bytes: float) -> bytes:
     if name == "quality":
-        return or_lossless(coder, lambda: coder.at_level(level_of(value)), may_grow=True)
+        return coder.at_level(level_of(value))
     if name == "psnr":
-        return or_lossless(coder, lambda: reaching_psnr(coder, value))
-    pixel_count = picture.samples.shape[0] * picture.samples.shape[1]
-    size_bytes = int(value if name == "size" else value * pixel_count / 8)
-    return or_lossless(coder, lambda: within_size(coder, size_bytes), most_bytes=size_bytes)
+        return reaching_psnr(coder, value)
+    return within_size(coder, int(most_bytes))
 
 
-def _bundle_for(header: Header, model: Bundle | str | Path | None) -> Bundle:
+def _bundle_for(header: Header, model: Models) -> ModelFile:
     assert header.coding is not None
-    given = None if model is None else library.find(model)
-    bundle = library.find_id(header.coding.model_id, given)
+    given = None if model is None else library.find_any(model)
+    found = library.find_id(header.coding.model_id, given)
+    return found if isinstance(found, TextbookBundle) else _fitting(header, photo(found))
+
+
+def _fitting(header: Header, bundle: Bundle) -> Bundle:
+    """A photo codec's model, if it has what a file names."""
+    assert header.coding is not None
     manifest = bundle.manifest
     fits = header.channels == manifest.channels or (header.channels, manifest.channels) == (1, 3)
     if header.coding.head >= len(manifest.heads) or not fits:
@@ -167,40 +193,41 @@ def _bundle_for(header: Header, model: Bundle | str | Path | None) -> Bundle:
     return bundle
 
 
-def _for_head(whole: Container, bundle: Bundle, head: str) -> Container:
+def _head_named(model: ModelFile, head: str) -> int:
+    if not isinstance(model, Bundle):
+        raise OptionError(f"head {head!r}: the model {model.name} has no heads to choose from; leave the option out")
+    return model.manifest.head_named(head)
+
+
+def _for_head(whole: Container, head: int) -> Container:
     """The same file, as if it had been made for another head."""
     assert whole.header.coding is not None
-    coding = replace(whole.header.coding, head=bundle.manifest.head_named(head))
-    return replace(whole, header=replace(whole.header, coding=coding))
+    return replace(whole, header=replace(whole.header, coding=replace(whole.header.coding, head=head)))
 
 
-def _decode(data: bytes, max_pixels: int | None, model: Bundle | str | Path | None, head: str | None = None) -> Picture:
+def _decode(data: bytes, max_pixels: int | None, model: Models, head: str | None = None) -> Picture:
     whole = container.unpack(data, max_pixels)
     if whole.header.cicp != SRGB and Metadata.ICC not in whole.metadata:
         warnings.warn(f"colour is CICP {whole.header.cicp}, not sRGB, and not converted", stacklevel=3)
     if whole.header.coding is None:
         return develop(whole, None)
-    bundle = _bundle_for(whole.header, model)
-    return develop(whole if head is None else _for_head(whole, bundle, head), runtime_of(bundle))
+    found = _bundle_for(whole.header, model)
+    if head is not None:
+        whole = _for_head(whole, _head_named(found, head))
+    if isinstance(found, TextbookBundle):
+        return textbook.develop(whole, small_model_of(found))
+    return develop(whole, runtime_of(photo(found)))
 
 
 def decode_array(
-    data: bytes,
-    *,
-    max_pixels: int | None = MAX_PIXELS,
-    model: Bundle | str | Path | None = None,
-    head: str | None = None,
+    data: bytes, *, max_pixels: int | None = MAX_PIXELS, model: Models = None, head: str | None = None
 ) -> Samples:
     """Decode `.calo` bytes to an array (h, w) or (h, w, c), uint8 or uint16, alpha last. Arguments as of `decode`."""
     return pixels.to_array(_decode(data, max_pixels, model, head))
 
 
 def decode(
-    data: bytes,
-    *,
-    max_pixels: int | None = MAX_PIXELS,
-    model: Bundle | str | Path | None = None,
-    head: str | None = None,
+    data: bytes, *, max_pixels: int | None = MAX_PIXELS, model: Models = None, head: str | None = None
 ) -> Image.Image:
     """Decode `.calo` bytes to a PIL image, with `exif`, `icc_profile` and `xmp` in its `info`.
 
@@ -218,9 +245,7 @@ def decode(
     return pixels.to_image(_decode(data, max_pixels, model, head))
 
 
-def latents(
-    image_or_data: Images | bytes, *, quality: float = DEFAULT_QUALITY, model: Bundle | str | Path | None = None
-) -> list[Latents]:
+def latents(image_or_data: Images | bytes, *, quality: float = DEFAULT_QUALITY, model: Models = None) -> list[Latents]:
     """The latents of each tile, in raster order: of a file's bytes, or of a picture as it would be encoded.
 
     Raises:
@@ -235,7 +260,14 @@ def latents(
     whole = container.unpack(data, MAX_PIXELS)
     if whole.header.coding is None:
         raise InputError("the file is stored losslessly: it has no latents")
-    return tile_latents(whole, runtime_of(_bundle_for(whole.header, model)), whole.header.coding)
+    return tile_latents(whole, runtime_of(photo(_bundle_for(whole.header, model))), whole.header.coding)
+
+
+def _head_of(model: ModelFile | None, head: int) -> str:
+    """A head's name, if the model is known and names its heads."""
+    if isinstance(model, Bundle) and head < len(model.manifest.heads):
+        return model.manifest.heads[head].name
+    return str(head)
 
 
 def info(data: bytes) -> Info:
@@ -246,14 +278,10 @@ def info(data: bytes) -> Info:
     """
     whole = container.unpack(data)
     header, coding = whole.header, whole.header.coding
-    bundle = None
+    found = None
     if coding is not None:
         with suppress(ModelNotFound):
-            bundle = library.find_id(coding.model_id)
-    head = None
-    if coding is not None:
-        known = bundle is not None and coding.head < len(bundle.manifest.heads)
-        head = bundle.manifest.heads[coding.head].name if bundle is not None and known else str(coding.head)
+            found = library.find_id(coding.model_id)
     return Info(
         width=header.width,
         height=header.height,
@@ -263,8 +291,8 @@ def info(data: bytes) -> Info:
         lossless=coding is None,
         level=None if coding is None else coding.level,
         model_id="" if coding is None else coding.model_id.hex(),
-        model_name=None if bundle is None else bundle.name,
-        head=head,
+        model_name=None if found is None else found.name,
+        head=None if coding is None else _head_of(found, coding.head),
         cicp=header.cicp,
         tile_px=header.tile_px,
         tiles=header.tile_count,
@@ -274,6 +302,6 @@ def info(data: bytes) -> Info:
     )
 
 
-def models() -> list[Bundle]:
+def models() -> list[ModelFile]:
     """The installed models."""
     return list(library.installed())

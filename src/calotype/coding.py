@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ ESCAPE_VALUES = 1 << 16
 MAX_RADIUS = 4095
 
 IntArray = NDArray[np.int32]
+Indices = NDArray[np.uint8] | NDArray[np.uint16]
 _ESCAPE: Any = stream.model.Uniform(ESCAPE_VALUES)
 
 
@@ -30,8 +31,8 @@ class Table:
 
     @cached_property
     def model(self) -> Any:
-        """The same frequencies for constriction, which keeps q as it is if given q - 1 and the q sum to 2^24."""
-        return stream.model.Categorical((self.frequencies - 1).astype(np.float64), perfect=False)
+        """The same frequencies for constriction."""
+        return _exact_model(self.frequencies)
 
     @cached_property
     def cost_bits(self) -> NDArray[np.float32]:
@@ -68,7 +69,30 @@ class Tables:
         return self._costs[self._cost_starts[index] + place]
 
 
-def _groups(index: NDArray[np.uint8]) -> tuple[NDArray[np.intp], list[tuple[int, int, int]]]:
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Tables of the symbols 0..n-1, without an escape, indexed by integers.
+
+    Attributes:
+        frequencies: (tables, n), each at least 1, each row summing to 2^24.
+    """
+
+    frequencies: NDArray[np.uint32]
+    _models: dict[int, Any] = field(default_factory=dict[int, Any], repr=False)
+
+    def model(self, t: int) -> Any:
+        """Table t for constriction; made once."""
+        if t not in self._models:
+            self._models[t] = _exact_model(self.frequencies[t])
+        return self._models[t]
+
+
+def _exact_model(frequencies: NDArray[np.uint32]) -> Any:
+    """The same frequencies for constriction, which keeps q as it is if given q - 1 and the q sum to 2^24."""
+    return stream.model.Categorical((frequencies - 1).astype(np.float64), perfect=False)
+
+
+def _groups(index: Indices) -> tuple[NDArray[np.intp], list[tuple[int, int, int]]]:
     """The stable order by table, and (table, start, stop) of each group in it."""
     order = np.argsort(index, kind="stable")
     counts = np.bincount(index, minlength=1)
@@ -97,20 +121,15 @@ class Encoder:
 
     def words(self) -> bytes:
         """All words, little-endian."""
-        return self._coder.get_compressed().astype("<u4").tobytes()
+        return _bytes_of(self._coder)
 
 
 class Decoder:
     """Pops what an Encoder pushed, last first."""
 
     def __init__(self, tables: Tables, words: bytes | memoryview) -> None:
-        if len(words) % 4:
-            raise DamagedFile(f"{len(words)} bytes of words are not a multiple of 4")
-        array = np.frombuffer(words, "<u4").astype(np.uint32)
-        if array.size and array[-1] == 0:
-            raise DamagedFile("the last word is 0")
         self.tables = tables
-        self._coder = stream.stack.AnsCoder(array)
+        self._coder = _coder_of(words)
 
     def pop(self, index: NDArray[np.uint8]) -> IntArray:
         """Pop the symbols (n,) that were pushed under tables index (n,)."""
@@ -132,5 +151,60 @@ class Decoder:
 
     def finish(self) -> None:
         """Check that the coder ends where it began."""
-        if not self._coder.is_empty():
-            raise DamagedFile("the rANS state does not end where it began")
+        _check_empty(self._coder)
+
+
+class Stack:
+    """Words from which symbols are popped and onto which they are pushed, in any order: the coder of bits back.
+
+    Popping from words that do not hold the symbols draws them, as random as the words are; pushing them again under the
+    same tables gives the words back.
+    """
+
+    def __init__(self, words: bytes | memoryview = b"") -> None:
+        self._coder = _coder_of(words)
+
+    def push(self, symbols: IntArray, index: Indices, family: Family) -> None:
+        """Push symbols (n,) under tables index (n,) of a family."""
+        order, groups = _groups(index)
+        ordered = symbols[order]
+        for t, start, stop in reversed(groups):
+            self._coder.encode_reverse(ordered[start:stop], family.model(t))
+
+    def pop(self, index: Indices, family: Family) -> IntArray:
+        """Pop symbols (n,) under tables index (n,) of a family."""
+        order, groups = _groups(index)
+        symbols = np.empty(len(index), np.int32)
+        for t, start, stop in groups:
+            symbols[order[start:stop]] = self._coder.decode(family.model(t), stop - start)
+        return symbols
+
+    def words(self) -> bytes:
+        """All words, little-endian."""
+        return _bytes_of(self._coder)
+
+    def finish(self) -> None:
+        """Check that nothing is left.
+
+        Raises:
+            DamagedFile: If something is.
+        """
+        _check_empty(self._coder)
+
+
+def _coder_of(words: bytes | memoryview) -> Any:
+    if len(words) % 4:
+        raise DamagedFile(f"{len(words)} bytes of words are not a multiple of 4")
+    array = np.frombuffer(words, "<u4").astype(np.uint32)
+    if array.size and array[-1] == 0:
+        raise DamagedFile("the last word is 0")
+    return stream.stack.AnsCoder(array)
+
+
+def _bytes_of(coder: Any) -> bytes:
+    return coder.get_compressed().astype("<u4").tobytes()
+
+
+def _check_empty(coder: Any) -> None:
+    if not coder.is_empty():
+        raise DamagedFile("the rANS state does not end where it began")

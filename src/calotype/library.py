@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,10 +11,16 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from calotype.bundle import SUFFIX, Bundle, read
+from calotype import bundle
+from calotype.bitsback import model as bitsback
+from calotype.bitsback.model import LatentBundle
+from calotype.bundle import PHOTO, SUFFIX, Bundle, ModelFile
 from calotype.errors import InvalidModel, ModelNotFound
+from calotype.textbook import model as textbook
+from calotype.textbook.model import TextbookBundle
 
 DEFAULT_MODEL = "photo"
+AnyBundle = Bundle | LatentBundle | TextbookBundle
 
 
 def user_folder() -> Path:
@@ -34,17 +41,41 @@ def shipped_folder() -> Path:
     return Path(str(resources.files("calotype"))) / "models"
 
 
+def _as_its_kind(file: ModelFile) -> AnyBundle:
+    if file.kind == PHOTO:
+        return bundle.photo(file)
+    if file.kind == bitsback.KIND:
+        return bitsback.bundle_of(file)
+    if file.kind == textbook.KIND:
+        return textbook.bundle_of(file)
+    raise InvalidModel(f"{file.path}: models of kind {file.kind!r} are unknown to this version: update calotype")
+
+
+def vetted(file: ModelFile) -> AnyBundle:
+    """A model file that did not ship, as what its kind is, all of it checked.
+
+    Raises:
+        InvalidModel: If it breaks a rule for bundles.
+    """
+    from calotype import proof  # brings in onnx, which shipped models do without
+
+    model = _as_its_kind(file)
+    if isinstance(model, Bundle):
+        proof.vet(model)
+    elif isinstance(model, TextbookBundle):
+        proof.vet_float(model)
+    else:
+        proof.vet_exact(model)
+    return model
+
+
 @cache
-def _open(path: Path, _changed_ns: int) -> Bundle:
-    bundle = read(path)
-    if path.parent != shipped_folder():
-        from calotype.proof import vet  # brings in onnx, which shipped models do without
-
-        vet(bundle)
-    return bundle
+def _open(path: Path, _changed_ns: int) -> AnyBundle:
+    file = bundle.read_file(path)
+    return _as_its_kind(file) if path.parent == shipped_folder() else vetted(file)
 
 
-def open_path(path: Path) -> Bundle:
+def open_path(path: Path) -> AnyBundle:
     """A model file, read once as long as it does not change. One that did not ship is vetted first."""
     if not path.is_file():
         raise ModelNotFound(f"{path}: no such model file")
@@ -52,7 +83,7 @@ def open_path(path: Path) -> Bundle:
     return _open(path, path.stat().st_mtime_ns)
 
 
-def installed() -> Iterator[Bundle]:
+def installed() -> Iterator[AnyBundle]:
     """The models in the package, then those in the user's folder."""
     for folder in (shipped_folder(), user_folder()):
         for path in sorted(folder.glob(f"*{SUFFIX}")):
@@ -62,34 +93,80 @@ def installed() -> Iterator[Bundle]:
                 warnings.warn(f"a model is left out: {error}", stacklevel=2)
 
 
-def find(model: Bundle | str | Path | None) -> Bundle:
-    """A model by name, by path, or the default one.
+def find_any(model: ModelFile | str | Path | None) -> ModelFile:
+    """A model of any kind by name, by id (16 hex digits), by path, or the default one.
 
     Raises:
         ModelNotFound: If there is none.
         InvalidModel: If it breaks a rule for bundles.
     """
-    if isinstance(model, Bundle):
+    if isinstance(model, ModelFile):
         return model
     name = str(model or DEFAULT_MODEL)
     if isinstance(model, Path) or name.endswith(SUFFIX):
         return open_path(Path(name))
-    for bundle in installed():
-        if bundle.name == name:
-            return bundle
+    for found in installed():
+        if name in (found.name, found.id.hex()):
+            return found
     known = ", ".join(b.name for b in installed()) or "none"
     raise ModelNotFound(f"no model named {name!r}; installed: {known}. A file is given by its path, NAME{SUFFIX}")
 
 
-def find_id(model_id: bytes, extra: Bundle | None = None) -> Bundle:
+def find(model: ModelFile | str | Path | None) -> Bundle:
+    """A photo codec's model by name, by path, or the default one.
+
+    Raises:
+        ModelNotFound: If there is none.
+        InvalidModel: If it breaks a rule for bundles, or is a model of another kind.
+    """
+    return bundle.photo(find_any(model))
+
+
+def find_id(model_id: bytes, extra: ModelFile | None = None) -> ModelFile:
     """The model with this id.
 
     Raises:
         ModelNotFound: If it is not installed.
     """
     candidates = [extra] if extra is not None else installed()
-    for bundle in candidates:
-        if bundle.id == model_id:
-            return bundle
-    where = f"is not {extra.path}" if extra is not None else f"is not installed; put its file into {user_folder()}"
+    for candidate in candidates:
+        if candidate.id == model_id:
+            return candidate
+    where = (
+        f"is not {extra.path}"
+        if extra is not None
+        else f"is not installed: calotype models install NAME{SUFFIX} installs its file"
+    )
     raise ModelNotFound(f"the file needs model {model_id.hex()}, which {where}")
+
+
+def install(path: Path) -> Path:
+    """Copy a model file into the user's folder, once it is vetted; returns where it lies.
+
+    Raises:
+        ModelNotFound: If there is no such file.
+        InvalidModel: If it breaks a rule for bundles.
+    """
+    model = open_path(path)
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", model.name)
+    folder = user_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{plain}-{model.id.hex()}{SUFFIX}"
+    bundle.write(target, model.members)
+    return target
+
+
+def remove(model: str) -> Path:
+    """Delete a model from the user's folder, by name or id; returns where it lay.
+
+    Raises:
+        ModelNotFound: If there is none, or it came with the package.
+    """
+    found = [m for m in installed() if model in (m.name, m.id.hex())]
+    own = [m for m in found if m.path.parent == user_folder().resolve()]
+    if not own:
+        raise ModelNotFound(f"{model!r} came with calotype and stays" if found else f"no model {model!r} is installed")
+    if len(own) > 1:
+        raise ModelNotFound(f"{len(own)} models are named {model!r}: give the id of one, as calotype models lists them")
+    own[0].path.unlink()
+    return own[0].path

@@ -15,13 +15,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from calotype.bundle import MAX_BUNDLE_BYTES, Bundle
+from calotype.bundle import MAX_BUNDLE_BYTES, Bundle, ModelFile
 from calotype.errors import InvalidModel
 
 EXACT_LIMIT = 2.0**24
 OPSET = 17
 EXACT_OPERATORS = {"Conv", "Mul", "Add", "Floor", "Clip", "Concat", "Cast", "DepthToSpace"}
 FLOAT_OPERATORS = EXACT_OPERATORS | {"Sigmoid", "Gather", "SpaceToDepth", "Sign", "Abs", "Log", "Exp", "Reshape"}
+SMALL_OPERATORS = FLOAT_OPERATORS | {"Gemm", "Relu", "MaxPool", "ConvTranspose"}
+"""Of models of small images."""
 MAX_NODES = 2000
 SMALLEST_GRID, LARGEST_VALUE = 2.0**-100, 2.0**100
 """Far within float32's normal numbers."""
@@ -211,8 +213,30 @@ def prove(name: str, raw: bytes) -> list[Layer]:
         raise InvalidModel(f"{name}: the graph is not of the form that can be proved exact: {error!r}") from error
 
 
+def vet_exact(file: ModelFile) -> None:
+    """Prove all graphs of a model file that has only exact ones, before any of them runs.
+
+    Raises:
+        InvalidModel: If one is not proved.
+    """
+    for name, raw in file.members.items():
+        if name.endswith(".onnx"):
+            prove(name, raw)
+
+
+def vet_float(file: ModelFile) -> None:
+    """Check all graphs of a model file that has none that must be exact, before any of them runs.
+
+    Raises:
+        InvalidModel: If anything in one is not allowed.
+    """
+    for name, raw in file.members.items():
+        if name.endswith(".onnx"):
+            _parse(name, raw, SMALL_OPERATORS)
+
+
 def vet(bundle: Bundle) -> None:
-    """Check everything in a bundle that did not ship, before any of it runs.
+    """Check everything in a photo codec's bundle that did not ship, before any of it runs.
 
     Raises:
         InvalidModel: If anything in it is not allowed.

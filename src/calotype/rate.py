@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Protocol
 
 from calotype.container import TOP_LEVEL
-from calotype.encoder import PictureCoder
 from calotype.errors import InputError
 
 MOST_REFINED = 3
 """So many levels a slow coder tries."""
+
+
+class Coder(Protocol):
+    """A picture that can be coded at any level; `quick` is the same without a slow search for better latents."""
+
+    @property
+    def effort(self) -> int: ...  # noqa: D102
+
+    @property
+    def quick(self) -> Coder: ...  # noqa: D102
+
+    def at_level(self, level: int) -> bytes: ...  # noqa: D102
+
+    def psnr_db(self, data: bytes) -> float: ...  # noqa: D102
 
 
 def _first_level(good: Callable[[int], bool]) -> int | None:
@@ -23,7 +37,7 @@ def _first_level(good: Callable[[int], bool]) -> int | None:
 
 
 def _refined(
-    coder: PictureCoder, level: int, allowed: Callable[[bytes], bool], corrected: Callable[[int, bytes], int]
+    coder: Coder, level: int, allowed: Callable[[bytes], bool], corrected: Callable[[int, bytes], int]
 ) -> bytes | None:
     """The file nearest to a limit, of a coder that is too slow to search with; None if none keeps within it.
 
@@ -44,7 +58,7 @@ def _refined(
     return best
 
 
-def within_size(coder: PictureCoder, size_bytes: int) -> bytes:
+def within_size(coder: Coder, size_bytes: int) -> bytes:
     """The file of the highest level that has at most `size_bytes` bytes."""
     at = cache(coder.quick.at_level)
 
@@ -63,7 +77,7 @@ def within_size(coder: PictureCoder, size_bytes: int) -> bytes:
     return _refined(coder, level, lambda data: len(data) <= size_bytes, corrected) or at(level)
 
 
-def reaching_psnr(coder: PictureCoder, psnr_db: float) -> bytes:
+def reaching_psnr(coder: Coder, psnr_db: float) -> bytes:
     """The file of the lowest level that reaches a PSNR."""
 
     @cache

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calotype.bundle import Bundle
+from calotype.bundle import Bundle, ModelFile
 from calotype.errors import InvalidModel
 from calotype.tiling import run_in_windows
 
@@ -20,20 +20,19 @@ HALO_PX = 64
 """The receptive field of g_a and g_s on each side must fit: each depthwise 3x3 at 1/8 takes 8 pixels of it."""
 
 
-class Runtime:
-    """The networks of one bundle on numpy arrays without a batch axis. Safe to share between threads.
+class Networks:
+    """The graphs of a model file of any kind. Safe to share between threads.
 
     Args:
-        bundle: The model.
+        file: The model.
         threads: Threads of one network; None for as many as there are cores.
-        optimise: Whether onnxruntime may rewrite the graphs. The prior's results do not depend on it.
+        optimise: Whether onnxruntime may rewrite the graphs. What dyadic graphs compute does not depend on it.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, *, optimise: bool = True) -> None:
-        self.bundle = bundle
+    def __init__(self, file: ModelFile, threads: int | None = None, *, optimise: bool = True) -> None:
+        self.file = file
         self._threads, self._optimise = threads, optimise
         self._sessions: dict[str, Any] = {}
-        self._tables = len(bundle.tables.tables)
         self._lock = threading.Lock()
 
     def _session(self, graph: str) -> Any:
@@ -48,10 +47,10 @@ class Runtime:
                 options.log_severity_level = 3
                 if not self._optimise:
                     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-                if graph not in self.bundle.members:
-                    raise InvalidModel(f"{self.bundle.path}: no {graph} inside; this model only decodes")
+                if graph not in self.file.members:
+                    raise InvalidModel(f"{self.file.path}: no {graph} inside; this model only decodes")
                 self._sessions[graph] = ort.InferenceSession(
-                    self.bundle.members[graph], options, providers=["CPUExecutionProvider"]
+                    self.file.members[graph], options, providers=["CPUExecutionProvider"]
                 )
             return self._sessions[graph]
 
@@ -66,7 +65,16 @@ class Runtime:
         except InvalidModel:
             raise
         except Exception as error:  # onnxruntime has a class for each status
-            raise InvalidModel(f"{self.bundle.path}: {graph} does not run: {error}") from error
+            raise InvalidModel(f"{self.file.path}: {graph} does not run: {error}") from error
+
+
+class Runtime(Networks):
+    """The networks of a photo codec on numpy arrays without a batch axis."""
+
+    def __init__(self, bundle: Bundle, threads: int | None = None, *, optimise: bool = True) -> None:
+        super().__init__(bundle, threads, optimise=optimise)
+        self.bundle = bundle
+        self._tables = len(bundle.tables.tables)
 
     def _transform(self, graph: str, name: str, x: Floats, level: int, scale: tuple[int, int]) -> Floats:
         def run(window: Floats) -> Floats:

@@ -19,6 +19,7 @@ Floats = NDArray[np.floating[Any]]
 WINDOW_PX = 11
 WINDOW_SIGMA_PX = 1.5
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+_AT_ONCE = 1000
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
@@ -55,6 +56,23 @@ def ssim(a: Pixels, b: Pixels) -> float:
     _check_rgb(a, b, "SSIM", least_px=WINDOW_PX)
     wang = {"gaussian_weights": True, "sigma": WINDOW_SIGMA_PX, "use_sample_covariance": False, "data_range": 255}
     return float(structural_similarity(a, b, channel_axis=-1, **wang))  # pyright: ignore[reportArgumentType]
+
+
+def ssim_of_images(a: Pixels, b: Pixels) -> float:
+    """Mean SSIM of many small pictures (n, h, w, c), uint8, each as by `ssim`.
+
+    Raises:
+        TooSmall: A side is shorter than the window.
+    """
+    _check_pair(a, b)
+    if min(a.shape[1:3]) < WINDOW_PX:
+        raise TooSmall(f"SSIM needs sides of {WINDOW_PX} px or more: the pictures are {a.shape[2]}x{a.shape[1]}")
+    total = 0.0
+    for start in range(0, len(a), _AT_ONCE):
+        x, y = (np.moveaxis(part[start : start + _AT_ONCE], 3, 1).astype(np.float32) for part in (a, b))
+        luminance, contrast = _similarities(np.stack([x + y, x - y]))
+        total += float(np.mean(luminance * contrast, axis=(1, 2, 3), dtype=np.float64).sum())
+    return total / len(a)
 
 
 def ms_ssim_db(a: Pixels, b: Pixels) -> float:

@@ -1,4 +1,4 @@
-"""The command line: `calotype encode`, `decode`, `info`, `models`, `train` and `bench`."""
+"""The command line: `calotype encode`, `decode`, `pack`, `unpack` and the others."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from calotype.cli.console import FAILURES, describe
 from calotype.cli.decode import decode
 from calotype.cli.encode import encode
 from calotype.cli.info import info
+from calotype.cli.ls import ls
 from calotype.cli.models import models
+from calotype.cli.pack import pack
+from calotype.cli.sample import sample
 from calotype.cli.train import train
+from calotype.cli.unpack import extract, unpack
 from calotype.errors import OptionError
 
 app = typer.Typer(
@@ -25,8 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, info, models, train, bench):
+for command in (encode, decode, info, train, sample, bench, pack, unpack, ls, extract):
     app.command()(command)
+app.add_typer(models, name="models")
 
 
 def _print_version(wanted: bool) -> None:

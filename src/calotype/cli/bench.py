@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from calotype import datasets
+from calotype.cli.bench_small import bench_small
 from calotype.cli.console import STDERR, print_table
 from calotype.errors import OptionError
 
@@ -20,7 +22,10 @@ DEFAULT_CODECS = "calotype,jpeg,webp,avif,jxl,jp2,png"
 
 
 def bench(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures, and folders of pictures.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGES...", help="Pictures, and folders of pictures; or mnist, fashion-mnist, digits."),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, and for the cache.")],
     codecs: Annotated[
         str, typer.Option(help="Which to compare; also webp-lossless, klt, huffman, deflate.")
@@ -33,8 +38,14 @@ def bench(
         bool, typer.Option("--slowest", help="AVIF and JPEG XL at their slowest, too: seconds a picture.")
     ] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Processes; 0 for one a core.")] = 0,
+    model: Annotated[
+        list[str] | None, typer.Option("-m", "--model", help="Of a data set: a model of small images; again for more.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Of a data set: folder with its IDX files.")] = None,
 ) -> None:
     """Compare codecs on pictures: real files, sizes, qualities and times; writes a report to look at.
+
+    Of a data set of small images it writes one table, small.md: models, and general codecs on files and on a mosaic.
 
     Started again after a stop, it goes on where it was. Needs the extra "bench" of the package.
     """
@@ -42,6 +53,11 @@ def bench(
         from calotype.bench import run
     except ModuleNotFoundError as error:
         raise OptionError(f"calotype bench needs {error.name}: pip install 'calotype[bench]'") from error
+    if str(images[0]) in datasets.NAMES:
+        bench_small(images, out, model or [], data)
+        return
+    if model or data is not None:
+        raise OptionError(f"--model and --data go with a data set: {', '.join(datasets.NAMES)}")
     if quick and reference is not None:
         raise OptionError("--quick takes a few pictures, and --reference holds for all of them: leave one out")
     if reference is not None and not reference.is_dir():

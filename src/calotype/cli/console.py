@@ -34,6 +34,11 @@ def say(line: str) -> None:
     STDERR.out(line, highlight=False)
 
 
+def note_preview(model: str) -> None:
+    """Say that a model is a preview."""
+    say(f"calotype: note: model {model} is a preview: its files may not decode after the next release")
+
+
 def describe(error: BaseException) -> str:
     """An error as one line, without numbers or quotes."""
     if isinstance(error, MemoryError):

@@ -47,9 +47,9 @@ def decode(
     if output is None and len(inputs) == 2 and not inputs[1].lower().endswith(".calo"):
         output = inputs.pop()
     several = recursive or len(inputs) > 1
-    suffix = _suffix(format, None if several else output)
+    suffix = pictures.suffix_to_write(format, None if several else output)
     plan = files.plan(inputs, output, f".{suffix}", recursive=recursive, wanted=_is_calo)
-    bundle = None if model is None else library.find(model)
+    bundle = None if model is None else library.find_any(model)
     decoder = partial(calotype.decode, max_pixels=max_pixels or None, model=bundle, head=head)
     work = partial(_decode, decoder=decoder, target=FORMATS[suffix], overwrite=overwrite)
     batch.run(plan, work, threads=jobs, quiet=quiet)
@@ -57,16 +57,6 @@ def decode(
 
 def _is_calo(path: Path) -> bool:
     return path.suffix.lower() == ".calo"
-
-
-def _suffix(chosen: str | None, output: str | None) -> str:
-    """The format to write, as one of the names in FORMATS: the chosen one, else that of the output, else png."""
-    if chosen is None and (output is None or output.endswith("/") or Path(output).is_dir()):
-        return "png"
-    suffix = (Path(output or "").suffix if chosen is None else chosen).lower().removeprefix(".") or "png"
-    if suffix not in FORMATS:
-        raise typer.BadParameter(f"{suffix!r} is not a format to write; choose --format of {', '.join(FORMATS)}")
-    return suffix
 
 
 def _decode(

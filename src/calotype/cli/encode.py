@@ -15,9 +15,10 @@ import typer
 from PIL import Image
 
 import calotype
-from calotype import Bundle, library
+from calotype import library
+from calotype.bundle import ModelFile
 from calotype.cli import batch, files, pictures
-from calotype.cli.console import say
+from calotype.cli.console import note_preview
 from calotype.codec import DEFAULT_EFFORT, DEFAULT_QUALITY
 from calotype.errors import CalotypeError, InputError
 from calotype.pixels import from_array, from_image
@@ -79,9 +80,9 @@ def encode(
     if output is None and len(inputs) == 2 and inputs[1].lower().endswith(".calo"):
         output = inputs.pop()
     plan = files.plan(inputs, output, ".calo", recursive=recursive, wanted=pictures.is_picture)
-    bundle = None if lossless else library.find(model)
+    bundle = None if lossless else library.find_any(model)
     if bundle is not None and bundle.status == "preview" and not quiet:
-        say(f"calotype: note: model {bundle.name} is a preview: its files may not decode after the next release")
+        note_preview(bundle.name)
     rate = {"quality": quality, "bpp": bpp, "size": size, "psnr": psnr, "lossless": lossless}
     encoder = partial(calotype.encode, **rate, effort=effort, head=head, model=bundle, strip=strip)
     verifier = partial(_verify, model=bundle, strip=strip, lossless=lossless) if verify else None
@@ -101,7 +102,7 @@ def _encode(
     with files.opened(job.source) as stream:
         image, cut = pictures.read(stream)
         if cut and lossless:
-            raise InputError("16-bit colour, which Pillow reads as 8 bits: --lossless cannot keep it")
+            raise InputError(pictures.CUT)
         start = perf_counter()
         data = encoder(image)
         seconds = perf_counter() - start
@@ -114,7 +115,7 @@ def _encode(
     return batch.Made(len(data), image.width * image.height, seconds, tuple(notes))
 
 
-def _verify(data: bytes, image: Image.Image, *, model: Bundle | None, strip: bool, lossless: bool) -> str:
+def _verify(data: bytes, image: Image.Image, *, model: ModelFile | None, strip: bool, lossless: bool) -> str:
     """Decode an encoded picture and say how near it comes.
 
     Raises:

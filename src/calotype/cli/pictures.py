@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import typer
 from PIL import Image, ImageOps, PngImagePlugin
 
 from calotype.errors import InputError
@@ -57,6 +58,8 @@ FORMATS = {
 METADATA = ("exif", "icc_profile", "xmp")
 """Names of metadata in `info` of Pillow's images and, mostly, among the options of `save`."""
 
+CUT = "16-bit colour, which Pillow reads as 8 bits: --lossless cannot keep it"
+
 _XMP_TAG = 700
 _POINTERS = {34665, 34853}
 """TIFF tags of EXIF's inner directories, which only Pillow's own writer keeps, and that does not compress."""
@@ -85,6 +88,16 @@ def read(stream: BinaryIO) -> tuple[Image.Image, bool]:
     except Exception as error:  # whatever a plugin raises on broken input
         raise InputError(f"the picture cannot be read: {error or type(error).__name__}") from error
     return image, cut
+
+
+def suffix_to_write(chosen: str | None, output: str | None) -> str:
+    """The format to write, as one of the names in FORMATS: the chosen one, else that of the output, else png."""
+    if chosen is None and (output is None or output.endswith("/") or Path(output).is_dir()):
+        return "png"
+    suffix = (Path(output or "").suffix if chosen is None else chosen).lower().removeprefix(".") or "png"
+    if suffix not in FORMATS:
+        raise typer.BadParameter(f"{suffix!r} is not a format to write; choose --format of {', '.join(FORMATS)}")
+    return suffix
 
 
 def save(image: Image.Image, target: Format) -> bytes:

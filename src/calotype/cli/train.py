@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from calotype.bundle import SUFFIX
+from calotype import datasets
+from calotype.bundle import PHOTO, SUFFIX
 from calotype.cli.console import STDERR, say, shown
+from calotype.cli.train_small import ARCHS, train_small
 from calotype.errors import OptionError
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ MOST_NAMED = 10
 
 def train(
     pictures: Annotated[
-        list[Path], typer.Argument(metavar="PICTURES...", help="Folders, patterns (quoted) and pictures to learn from.")
+        list[Path],
+        typer.Argument(metavar="PICTURES...", help="Folders, patterns (quoted) and pictures; or a data set's name."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help=f"The model to write, NAME{SUFFIX}.")],
     recipe: Annotated[
@@ -47,8 +50,16 @@ def train(
     batch: Annotated[int | None, typer.Option(min=1, help="Crops a step.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all that is random.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    arch: Annotated[
+        str, typer.Option(help=f"photo, for pictures of any size; for small images of one size {', '.join(ARCHS)}.")
+    ] = PHOTO,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Of small images: train no longer than this.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help=f"Of {', '.join(datasets.NAMES[1:])}: folder with the IDX files.")
+    ] = None,
+    resize: Annotated[int | None, typer.Option(min=1, help="Of small images: sides to resize a folder's to.")] = None,
 ) -> None:
-    """Train a model on your own pictures.
+    """Train a model on your own pictures, or on small images of one size: mnist, fashion-mnist, digits, a folder.
 
     Ctrl-C saves, and the same command goes on where it was; once at its end, it writes the model. Under torchrun, all
     its processes share each batch. Needs the extra "learn" of the package.
@@ -59,11 +70,19 @@ def train(
         from calotype.learn import fit
     except ModuleNotFoundError as error:
         raise OptionError(f"calotype train needs {error.name}: pip install 'calotype[learn]'") from error
+    if arch != PHOTO:
+        gpu = device if device not in ("auto", "cpu") else None  # so small that a CPU does
+        _refuse(f"--arch {arch}", {"steps": steps, "lossless": lossless, "validation": validation, "device": gpu})
+        given = {"batch": batch, "seed": seed, "minutes": minutes}
+        changes = {name: value for name, value in given.items() if value is not None}
+        train_small(pictures, arch, out, recipe, start, run, changes, data, resize)
+        return
+    _refuse(f"--arch {PHOTO}", {"minutes": minutes, "data": data, "resize": resize})
     plan = _plan(recipe, out, {"steps": steps, "batch": batch, "seed": seed})
     folder = run or out.with_suffix(".run")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = fit.make_fabric(device, plan.recipe.batch)
-    data = fit.Data.find(pictures, lossless or [], validation or [], plan.recipe.crop_px, fabric.device)
+    found = fit.Data.find(pictures, lossless or [], validation or [], plan.recipe.crop_px, fabric.device)
     columns = (
         TextColumn("training"),
         BarColumn(),
@@ -74,14 +93,20 @@ def train(
     quiet = not (STDERR.is_terminal and fabric.is_global_zero)
     with Progress(*columns, console=STDERR, disable=quiet, speed_estimate_period=600) as progress:
         watcher = _watcher(progress, plan) if fabric.is_global_zero else None
-        finished = fit.fit(plan, data, folder, fabric, start, watcher)
+        finished = fit.fit(plan, found, folder, fabric, start, watcher)
     if not fabric.is_global_zero:
         return
     if not finished:
         say(f"calotype: stopped; {shown(folder)} holds the run, and the same command goes on with it")
         raise typer.Exit(130)
-    fit.to_bundle(folder, data, out, start)
+    fit.to_bundle(folder, found, out, start)
     typer.echo(f"{shown(out)}: {out.stat().st_size} bytes")
+
+
+def _refuse(where: str, options: dict[str, object]) -> None:
+    for name, value in options.items():
+        if value:
+            raise OptionError(f"--{name} has no effect with {where}: leave it out")
 
 
 def _plan(recipe: str | None, out: Path, changes: dict[str, int | None]) -> Config:

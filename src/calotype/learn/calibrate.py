@@ -41,9 +41,9 @@ def count_symbols(runtime: Runtime, pictures: Iterable[Image.Image], levels: Seq
 
 
 def to_frequencies(ideal: NDArray[np.float64]) -> NDArray[np.uint32]:
-    """Integers of at least 1 that sum to 2^24 and are near the ideal's shares; the symbol 0 takes what is left."""
+    """Integers of at least 1 that sum to 2^24 and are near the ideal's shares; the likeliest takes what is left."""
     q = np.maximum(1, np.floor(ideal / ideal.sum() * 2**PRECISION_BITS)).astype(np.int64)
-    q[len(q) // 2 - 1] += 2**PRECISION_BITS - q.sum()
+    q[q.argmax()] += 2**PRECISION_BITS - q.sum()
     return q.astype(np.uint32)
 
 

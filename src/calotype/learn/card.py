@@ -54,11 +54,13 @@ def worst_crops(runtime: Runtime, pictures: Sequence[Image.Image]) -> Image.Imag
     return sheet
 
 
-def _facts(values: dict[str, Any]) -> str:
+def facts(values: dict[str, Any]) -> str:
+    """A table of names and values."""
     return table(("", ""), [(f"`{key}`", value) for key, value in values.items()])
 
 
-def _list(lines: Sequence[str]) -> str:
+def bullets(lines: Sequence[str]) -> str:
+    """A list in Markdown."""
     return "\n".join(f"- {line}" for line in lines) or "Not stated."
 
 
@@ -72,25 +74,25 @@ def text(bundle: Bundle, worst: str) -> str:
     curve = [(p["level"], f"{p['bpp']:.3f}", f"{p['psnr_db']:.2f}") for p in card["curve"]]
     made = {key: card[key] for key in ("steps_trained", "schedule", "hours", "hardware") if key in card}
     licence = card.get("licence", "not stated")
-    facts = {"status": bundle.status, "id": bundle.id.hex(), "bytes": bundle.size_bytes, "licence": licence}
+    about = {"status": bundle.status, "id": bundle.id.hex(), "bytes": bundle.size_bytes, "licence": licence}
     runs: list[dict[str, Any]] = card.get("runs", [])
     before = [table(list(runs[0]), [list(run.values()) for run in runs])] if runs else []
     parts = [
         f"# {bundle.name} {bundle.version}",
         *([card["description"]] if "description" in card else []),
-        _facts(facts),
+        facts(about),
         "## Data",
-        _list([f"{d['name']} ({d['licence']})" for d in card.get("data", [])]),
+        bullets([f"{d['name']} ({d['licence']})" for d in card.get("data", [])]),
         "## Recipe",
         *(["Earlier runs, each from the weights of the one before:", *before, "The last one:"] if runs else []),
-        _facts({**made, **card["recipe"]}),
+        facts({**made, **card["recipe"]}),
         "## Architecture",
-        _facts(card["architecture"]),
+        facts(card["architecture"]),
         "## Rate and distortion",
         "Real files of pictures that were not trained on, means.",
         table(("level", "bpp", "PSNR dB"), curve),
         "## Weak spots",
-        *([_list(card["weak_spots"])] if "weak_spots" in card else []),
+        *([bullets(card["weak_spots"])] if "weak_spots" in card else []),
         f"The crops of those pictures with the largest error at level {WORST_LEVEL}; originals above, restored below:",
         f"![worst crops]({worst})",
     ]

@@ -37,7 +37,7 @@ def codec_of(bundle: Bundle) -> Codec:
     try:
         codec = Codec(Architecture(**bundle.manifest.card["architecture"]))
         for graph, net in _networks(codec, bundle).items():
-            _restore(net, _constants(bundle.members[graph]))
+            _restore(net, constants_of(bundle.members[graph]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidModel(
             f"{bundle.path}: weights cannot be taken from the graphs ({error!r}): only a bundle that "
@@ -52,7 +52,7 @@ def _networks(codec: Codec, bundle: Bundle) -> dict[str, nn.Module]:
     return {**transforms, "h_s.onnx": codec.h_s, **dict(zip(bundle.manifest.step_graphs, codec.steps, strict=True))}
 
 
-def _constants(raw: bytes) -> Constants:
+def constants_of(raw: bytes) -> Constants:
     """The constants of a graph by name; the two halves of a step's head as one."""
     stored = {t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(raw).graph.initializer}
     for kind in ("weight", "scale", "bias"):

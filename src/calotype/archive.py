@@ -1,0 +1,325 @@
+"""Archives: many images, and if asked their model, in one `.caloset` file (SPEC.md, section 9).
+
+```python
+from calotype.archive import Archive
+
+with Archive("digits.caloset") as archive:
+    print(len(archive), archive.names[:3])
+    image = archive.image("000007")
+```
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from calotype import bundle, codec, library, names, vessel
+from calotype.bitsback import chunk as bitsback_chunk
+from calotype.bitsback.model import Model as BitsBackModel
+from calotype.bundle import ModelFile
+from calotype.container import MODEL_ID_BYTES, unpack_header
+from calotype.errors import DamagedFile, InputError, LimitExceeded, UnsupportedFile
+from calotype.small import SmallModel, image_of, small_model
+from calotype.textbook import chunk as textbook_chunk
+from calotype.textbook.model import Model as TextbookModel
+from calotype.vessel import Item, Vessel
+
+Images = NDArray[np.uint8]
+
+MAX_CHUNK_BYTES = 1 << 26
+"""Samples of all images of a chunk."""
+CACHED_CHUNKS = 4
+
+
+class Kind(IntEnum):
+    """What a row of an archive is."""
+
+    MODEL = 1
+    PICTURE = 2
+    BITS_BACK = 3
+    LATENTS = 4
+
+
+CHUNKS = (Kind.BITS_BACK, Kind.LATENTS)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of an archive.
+
+    Attributes:
+        name: Its name; its number, in six digits, if it has none.
+        item: The row that holds it.
+        place: Which image of that row it is.
+    """
+
+    name: str
+    item: Item
+    place: int
+
+
+class Archive:
+    """An archive to read.
+
+    Args:
+        path: The file.
+        model: A model to use, installed or not.
+
+    Raises:
+        FormatError: If the file is no sound archive.
+    """
+
+    def __init__(self, path: str | Path, model: ModelFile | None = None) -> None:
+        self._vessel = Vessel(Path(path))
+        self._extra = model
+        self._models: dict[bytes, ModelFile] = {}
+        self._small_models: dict[bytes, SmallModel] = {}
+        self._chunks: OrderedDict[int, tuple[SmallModel, NDArray[np.uint8 | np.float32]]] = OrderedDict()
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._vessel.close()
+
+    def __len__(self) -> int:
+        return self._vessel.totals.images
+
+    @property
+    def items(self) -> list[Item]:
+        """The rows: images, chunks and models."""
+        return self._vessel.items
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """All images, in order."""
+        return [entry for item in self.items for entry in self._entries_of(item)]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Entry]:
+        found = {entry.name: entry for entry in self.entries}
+        if len(found) < len(self.entries):
+            raise DamagedFile(f"{self._vessel.path}: two images have the same name")
+        return found
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all images, in order."""
+        return [entry.name for entry in self.entries]
+
+    @cached_property
+    def _first(self) -> list[int]:
+        """The number of each row's first image."""
+        return [0, *np.cumsum([item.images for item in self.items]).tolist()]
+
+    def _entries_of(self, item: Item) -> list[Entry]:
+        kind = _kind_of(item)
+        if kind == Kind.PICTURE:
+            return [Entry(_decoded_name(item), item, 0)]
+        first = self._first[item.ordinal]
+        given = names.unpack(item.names, item.images) or [f"{first + i:06d}" for i in range(item.images)]
+        return [Entry(name, item, place) for place, name in enumerate(given)]
+
+    def find(self, name: str) -> Entry:
+        """The image of this name.
+
+        Raises:
+            InputError: If there is none.
+        """
+        if name not in self._by_name:
+            raise InputError(f"{self._vessel.path} holds no image named {name!r}")
+        return self._by_name[name]
+
+    def image(self, which: str | Entry) -> Image.Image:
+        """An image, decoded.
+
+        Raises:
+            FormatError: If what holds it is damaged.
+            ModelNotFound: If its model is neither installed nor embedded.
+            InputError: If there is none of this name.
+        """
+        entry = self.find(which) if isinstance(which, str) else which
+        if _kind_of(entry.item) == Kind.PICTURE:
+            return self._picture(entry.item)
+        samples = self._sample(entry)
+        if samples.shape[2] not in (1, 3):
+            raise UnsupportedFile(f"{entry.name} has {samples.shape[2]} channels: no PIL image holds it; use chunk()")
+        return Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+
+    def _picture(self, item: Item) -> Image.Image:
+        data = self._vessel.data(item)
+        coding = unpack_header(data).coding
+        model = None if coding is None else bundle.photo(self._model(coding.model_id))
+        return codec.decode(data, model=model)
+
+    def chunk(self, item: Item) -> Images:
+        """All images of a row, (n, h, w, c), decoded."""
+        model, decoded = self._decoded(item)
+        if isinstance(model, TextbookModel):
+            return model.synthesise(decoded.astype(np.float32, copy=False))
+        return decoded.astype(np.uint8, copy=False)
+
+    def _sample(self, entry: Entry) -> Images:
+        """One image (h, w, c) of a chunk: all of a bits-back chunk is decoded, of latents only the one is developed."""
+        model, decoded = self._decoded(entry.item)
+        if isinstance(model, TextbookModel):
+            return model.synthesise(decoded[entry.place : entry.place + 1].astype(np.float32, copy=False))[0]
+        return decoded[entry.place].astype(np.uint8, copy=False)
+
+    def _decoded(self, item: Item) -> tuple[SmallModel, NDArray[np.uint8 | np.float32]]:
+        """The model of a chunk, and its images or latents. The last few are kept."""
+        if item.ordinal not in self._chunks:
+            self._chunks[item.ordinal] = self._decode(item)
+            if len(self._chunks) > CACHED_CHUNKS:
+                self._chunks.popitem(last=False)
+        self._chunks.move_to_end(item.ordinal)
+        return self._chunks[item.ordinal]
+
+    def _decode(self, item: Item) -> tuple[SmallModel, NDArray[np.uint8 | np.float32]]:
+        if _kind_of(item) not in CHUNKS:
+            raise InputError(f"row {item.ordinal} is no chunk of small images")
+        data = memoryview(self._vessel.data(item))
+        model = self._small_model(bytes(data[:MODEL_ID_BYTES]))
+        if not 1 <= item.images * prod(image_of(model)) <= MAX_CHUNK_BYTES:
+            raise LimitExceeded(f"row {item.ordinal} declares {item.images} images, none or more than a chunk holds")
+        if isinstance(model, BitsBackModel) != (item.kind == Kind.BITS_BACK):
+            raise DamagedFile(f"row {item.ordinal} names a model of another kind")
+        if isinstance(model, BitsBackModel):
+            return model, bitsback_chunk.decode(model, data[MODEL_ID_BYTES:], item.images)
+        return model, textbook_chunk.unpack_latents(model, data[MODEL_ID_BYTES:], item.images)
+
+    def _small_model(self, model_id: bytes) -> SmallModel:
+        if model_id not in self._small_models:
+            self._small_models[model_id] = small_model(self._model(model_id))
+        return self._small_models[model_id]
+
+    def arrays(self) -> Images:
+        """All images as one array (n, h, w, c).
+
+        Raises:
+            InputError: If they do not all have one size.
+        """
+        parts = [self.chunk(item) for item in self.items if _kind_of(item) in CHUNKS]
+        if sum(map(len, parts)) != len(self) or len({part.shape[1:] for part in parts}) != 1:
+            raise InputError(f"{self._vessel.path}: the images are not all small ones of one size: unpack to a folder")
+        return np.concatenate(parts)
+
+    def _model(self, model_id: bytes) -> ModelFile:
+        if model_id not in self._models:
+            self._models[model_id] = self._embedded.get(model_id) or library.find_id(model_id, self._extra)
+        return self._models[model_id]
+
+    @cached_property
+    def _embedded(self) -> dict[bytes, ModelFile]:
+        """The models inside, by id, vetted."""
+        found: dict[bytes, ModelFile] = {}
+        for item in self.items:
+            if _kind_of(item) == Kind.MODEL:
+                file = bundle.read_file(Path(f"{self._vessel.path}:model"), self._vessel.data(item))
+                model = library.vetted(file)
+                found[model.id] = model
+        return found
+
+
+def _kind_of(item: Item) -> Kind:
+    try:
+        kind = Kind(item.kind)
+    except ValueError as error:
+        raise UnsupportedFile(f"row {item.ordinal} is of kind {item.kind}: update calotype") from error
+    if (kind == Kind.MODEL and item.images) or (kind == Kind.PICTURE and item.images != 1):
+        raise DamagedFile(f"row {item.ordinal} declares {item.images} images")
+    return kind
+
+
+def _decoded_name(item: Item) -> str:
+    try:
+        return names.checked(item.names.decode())
+    except UnicodeDecodeError as error:
+        raise DamagedFile(f"the name in row {item.ordinal} is no UTF-8") from error
+
+
+class ArchiveWriter:
+    """A new archive. What has been added when a method returns is on disk and stays there.
+
+    Args:
+        path: The file; it must not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._vessel = vessel.create(Path(path))
+        self._taken: set[str] = set()
+
+    def __enter__(self) -> ArchiveWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._vessel.close()
+
+    def _take(self, given: Sequence[str]) -> None:
+        for name in map(names.check, given):
+            if name in self._taken:
+                raise InputError(f"the archive holds an image named {name!r} already")
+            self._taken.add(name)
+
+    def add_picture(self, name: str, data: bytes) -> Item:
+        """Add a picture: the bytes of a `.calo` file.
+
+        Raises:
+            InputError: If the name is taken or not allowed.
+            FormatError: If the bytes do not begin like a `.calo` file.
+        """
+        unpack_header(data)
+        self._take([name])
+        return self._vessel.add(Kind.PICTURE, 1, name.encode(), data)
+
+    def add_images(
+        self, model: SmallModel, images: Images, given: Sequence[str] = (), level: int | None = None
+    ) -> Item:
+        """Add images (n, h, w, c) of the model's size as one row.
+
+        Args:
+            model: A bits-back model, which loses nothing, or a textbook model.
+            images: At most as many as MAX_CHUNK_BYTES holds; `chunk_images` gives a good number.
+            given: Their names, or none.
+            level: 0..255, for a textbook model.
+
+        Raises:
+            InputError: If they do not fit the model, or a name is taken or not allowed.
+        """
+        if images.dtype != np.uint8 or images.shape[1:] != image_of(model) or not len(images):
+            raise InputError(f"images are {images.dtype} {images.shape[1:]}; the model codes uint8 {image_of(model)}")
+        if images.size > MAX_CHUNK_BYTES or len(given) not in (0, len(images)):
+            raise InputError(f"{len(images)} images with {len(given)} names do not make a chunk")
+        self._take(given or [f"{self._vessel.totals.images + i:06d}" for i in range(len(images))])
+        if isinstance(model, BitsBackModel):
+            kind, data = Kind.BITS_BACK, bitsback_chunk.encode(model, np.ascontiguousarray(images))
+        else:
+            kind, data = Kind.LATENTS, textbook_chunk.pack_images(model, images, level or 0)
+        return self._vessel.add(kind, len(images), names.pack(given), model.bundle.id + data)
+
+    def add_model(self, model: ModelFile) -> Item:
+        """Add a model, so that the archive opens where it is not installed."""
+        return self._vessel.add(Kind.MODEL, 0, b"", model.serialise())

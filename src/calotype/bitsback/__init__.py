@@ -1,0 +1,1 @@
+"""Lossless coding of small images with latent variable models: bits back."""

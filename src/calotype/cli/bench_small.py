@@ -1,0 +1,39 @@
+"""`calotype bench` of a data set of small images."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.progress import track
+
+from calotype import datasets, library
+from calotype.cli.console import STDERR, shown
+from calotype.errors import InputError, OptionError
+from calotype.textbook.model import bundle_of
+
+if TYPE_CHECKING:
+    from calotype.bench.small import Row
+
+
+def bench_small(sources: list[Path], out: Path, models: list[str], data: Path | None) -> None:
+    """Measure models and general codecs on a test set, and write the table."""
+    if len(sources) > 1:
+        raise OptionError(f"a benchmark of {sources[0]} takes nothing beside it; leave out {sources[1]}")
+    from calotype.bench import run, small
+
+    name = str(sources[0])
+    images = datasets.load_test(name, data).images
+    bundles = [bundle_of(library.find_any(model)) for model in models]
+    for bundle in bundles:
+        if bundle.image != images.shape[1:]:
+            raise InputError(f"{bundle.path}: codes images of {bundle.image}; those of {name} are {images.shape[1:]}")
+    rows: list[Row] = []
+    for job in track(small.jobs(images, bundles), "measuring", console=STDERR, disable=not STDERR.is_terminal):
+        rows += job()
+    given = [word for model in models for word in ("--model", Path(model).name)]
+    command = shlex.join(["calotype", "bench", name, *given, "--out", out.name])
+    small.write(rows, name, command, run.machine(), out)
+    typer.echo(f"table: {shown(out / 'small.md')}")

@@ -1,0 +1,207 @@
+"""`calotype pack`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+
+import calotype
+from calotype import arrays, datasets, library
+from calotype.archive import ArchiveWriter, Item
+from calotype.bitsback.model import LatentBundle
+from calotype.bundle import Bundle, ModelFile
+from calotype.cli import pictures
+from calotype.cli.console import STDERR, complain, note_preview, say, shown
+from calotype.codec import DEFAULT_QUALITY, level_of
+from calotype.errors import FormatError, InputError, OptionError
+from calotype.pixels import from_image
+from calotype.small import SmallModel, chunk_images, image_of, small_model
+
+SUFFIX = ".caloset"
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What goes into an archive next: a picture or a chunk.
+
+    Attributes:
+        label: What to call it in messages.
+        images: How many it should hold.
+        add: Adds it.
+    """
+
+    label: str
+    images: int
+    add: Callable[[], Item]
+
+
+def pack(
+    data: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help=f"A folder of pictures; an .npy or IDX file; {', '.join(datasets.NAMES)}."),
+    ],
+    out: Annotated[Path, typer.Argument(metavar=f"OUT{SUFFIX}", help="The archive to write.")],
+    lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit of every pixel.")] = False,
+    quality: Annotated[
+        float | None,
+        typer.Option("-q", "--quality", min=0, max=100, help=f"Higher is better; {DEFAULT_QUALITY:g} by default."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", metavar="NAME|PATH", help="An installed model, or a model file.")
+    ] = None,
+    embed_model: Annotated[
+        bool, typer.Option("--embed-model", help="Put the model in, for machines that do not have it.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an archive that exists.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+) -> None:
+    """Pack many images into one archive.
+
+    Pictures are packed as `encode` encodes them; images of the size that a model of small images codes, many to a row.
+    Of a data set by name, the test images are packed. What is said to be stored stays stored, even if the command is
+    killed.
+    """
+    if out.suffix != SUFFIX:
+        raise OptionError(f"{out}: the name of an archive ends in {SUFFIX}")
+    if lossless and quality is not None:
+        raise OptionError("--lossless and --quality exclude each other")
+    chosen = None if lossless and model is None else library.find_any(model or library.DEFAULT_MODEL)
+    if chosen is not None and isinstance(chosen, LatentBundle) != lossless:
+        how = "with loss: leave --lossless out" if lossless else "without loss: add --lossless"
+        raise OptionError(f"model {chosen.name} codes {how}, or name another model")
+    if embed_model and chosen is None:
+        raise OptionError("--embed-model: no model is used; name one with --model")
+    source = _Source.of(data)
+    if chosen is not None and chosen.status == "preview" and not (embed_model or quiet):
+        note_preview(chosen.name)
+    if os.path.lexists(out):
+        if not overwrite:
+            raise FileExistsError(f"{out} exists: use --overwrite to replace it")
+        out.unlink()
+    with ArchiveWriter(out) as archive:
+        if embed_model and chosen is not None:
+            archive.add_model(chosen)
+        if chosen is None or isinstance(chosen, Bundle):
+            parts = _pictures(archive, source, chosen, quality)
+        else:
+            level = level_of(DEFAULT_QUALITY if quality is None else quality)
+            parts = _chunks(archive, source, small_model(chosen), level)
+        _run(list(parts), out, quiet=quiet)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Images to pack: pictures of a folder by name, or an array of unnamed ones (n, h, w, c)."""
+
+    files: dict[str, Path]
+    images: Images
+
+    @classmethod
+    def of(cls, data: str) -> _Source:
+        path = Path(data)
+        if data in datasets.NAMES:
+            return cls({}, datasets.load_test(data).images)
+        none = np.empty((0, 1, 1, 1), np.uint8)
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.is_file() and pictures.is_picture(p))
+            if not files:
+                raise InputError(f"{data}: no pictures in this folder")
+            return cls({p.relative_to(path).as_posix(): p for p in files}, none)
+        if path.is_file():
+            if not arrays.is_array(path):
+                raise InputError(f"{data}: neither a folder nor an .npy or IDX file; `calotype encode` takes pictures")
+            return cls({}, arrays.read(path))
+        raise InputError(f"{data}: no such folder, file or data set")
+
+    def __len__(self) -> int:
+        return len(self.files) or len(self.images)
+
+
+def _pictures(
+    archive: ArchiveWriter, source: _Source, model: ModelFile | None, quality: float | None
+) -> Iterator[Part]:
+    """Each image as a `.calo` file; without a model, a lossless one."""
+
+    def add(name: str, image: Image.Image | Images) -> Item:
+        data = calotype.encode(image, quality=quality, lossless=model is None, model=model)
+        return archive.add_picture(name, data)
+
+    def add_file(name: str, path: Path) -> Item:
+        with path.open("rb") as stream:
+            image, cut = pictures.read(stream)
+            if cut and model is None:
+                raise InputError(pictures.CUT)
+            return add(name, image)
+
+    for name, path in source.files.items():
+        yield Part(name, 1, partial(add_file, name, path))
+    for number in range(len(source.images)):
+        yield Part(f"{number:06d}", 1, partial(add, f"{number:06d}", np.asarray(source.images[number])))
+
+
+def _chunks(archive: ArchiveWriter, source: _Source, model: SmallModel, level: int) -> Iterator[Part]:
+    """Small images, many to a row."""
+
+    def add_files(files: list[tuple[str, Path]]) -> Item:
+        read: dict[str, Images] = {}
+        for name, path in files:
+            try:
+                read[name] = _samples(path, image_of(model))
+            except (InputError, OSError) as error:  # noqa: PERF203
+                complain(name, error)
+        if not read:
+            raise InputError("none of these pictures can be packed")
+        return archive.add_images(model, np.stack(list(read.values())), list(read), level)
+
+    def add(start: int, stop: int) -> Item:
+        return archive.add_images(model, np.asarray(source.images[start:stop]), (), level)
+
+    files, size = list(source.files.items()), chunk_images(model)
+    for start in range(0, len(source), size):
+        stop = min(start + size, len(source))
+        adding = partial(add_files, files[start:stop]) if files else partial(add, start, stop)
+        yield Part(f"images {start}-{stop - 1}", stop - start, adding)
+
+
+def _samples(path: Path, form: tuple[int, int, int]) -> Images:
+    """The samples (h, w, c) of a small picture."""
+    with path.open("rb") as stream:
+        picture = from_image(pictures.read(stream)[0], strip=True)
+    if picture.samples.shape != form or picture.samples.dtype != np.uint8 or picture.alpha is not None:
+        raise InputError(f"{path}: {picture.samples.shape} {picture.samples.dtype}; the model codes {form} uint8")
+    return picture.samples.astype(np.uint8)
+
+
+def _run(parts: list[Part], out: Path, *, quiet: bool) -> None:
+    """Add every part, say what is stored as soon as it is, and what is not."""
+    watched: Iterable[Part] = parts
+    if not quiet and sys.stderr.isatty():
+        watched = track(parts, "", console=STDERR, transient=True)
+    failed = stored = 0
+    for part in watched:
+        try:
+            item = part.add()
+        except (InputError, FormatError, OSError) as error:
+            complain(part.label, error)
+            failed += part.images
+            continue
+        stored, failed = stored + item.images, failed + part.images - item.images
+        if not quiet and not sys.stderr.isatty():
+            say(f"{part.label} stored  {item.data_bytes:,} bytes")
+    if not quiet:
+        rest = f"  {failed} failed" if failed else ""
+        say(f"{shown(out)}: {stored} images  {out.stat().st_size:,} bytes{rest}")
+    if failed:
+        raise typer.Exit(1)

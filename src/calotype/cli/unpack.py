@@ -1,0 +1,119 @@
+"""`calotype unpack` and `calotype extract`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import track
+
+from calotype import arrays, library
+from calotype.archive import Archive, Entry
+from calotype.cli import files, pictures
+from calotype.cli.console import FAILURES, STDERR, complain, say, shown
+from calotype.cli.files import Job
+from calotype.cli.pictures import FORMATS
+from calotype.errors import InputError
+
+ModelOption = Annotated[
+    str | None, typer.Option("-m", "--model", metavar="NAME|PATH", help="Use this model, installed or not.")
+]
+FormatOption = Annotated[str | None, typer.Option("--format", help=f"{', '.join(FORMATS)}; png by default.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
+ArchiveArgument = Annotated[Path, typer.Argument(metavar="ARCHIVE", help="A .caloset file.")]
+
+
+def opened(path: Path, model: str | None) -> Archive:
+    """An archive to read, with a model to use if one is named."""
+    return Archive(path, None if model is None else library.find_any(model))
+
+
+def unpack(
+    archive: ArchiveArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder; or an .npy or .idx file for small images.")],
+    format: FormatOption = None,  # noqa: A002
+    model: ModelOption = None,
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Unpack all images of an archive."""
+    with opened(archive, model) as source:
+        if not arrays.is_array(out):
+            _write_all(source, source.entries, out, pictures.suffix_to_write(format, None), overwrite, quiet)
+            return
+        if format is not None:
+            raise typer.BadParameter(f"--format does not go with {out}, which is one file of many images")
+        job = Job(archive, out)
+        files.check_target(job, overwrite=overwrite)
+        data = arrays.serialise(out, source.arrays())
+    files.write(job, data)
+    if not quiet:
+        say(f"{shown(out)}: {len(source)} images  {len(data):,} bytes")
+
+
+def extract(
+    archive: ArchiveArgument,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Images, as `calotype ls` names them.")],
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="A file for one image, else a folder; - for stdout.")
+    ] = None,
+    format: FormatOption = None,  # noqa: A002
+    model: ModelOption = None,
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Take single images out of an archive."""
+    several = len(names) > 1
+    suffix = pictures.suffix_to_write(format, None if several or output == files.STANDARD else output)
+    with opened(archive, model) as source:
+        entries = [source.find(name) for name in names]
+        if several or output is None or Path(output).is_dir() or output.endswith(("/", os.sep)):
+            _write_all(source, entries, Path(output or "."), suffix, overwrite, quiet)
+        else:
+            target = None if output == files.STANDARD else Path(output)
+            _write(source, entries[0], Job(archive, target), suffix, overwrite=overwrite)
+
+
+def _write(source: Archive, entry: Entry, job: Job, suffix: str, *, overwrite: bool) -> int:
+    files.check_target(job, overwrite=overwrite)
+    data = pictures.save(source.image(entry), FORMATS[suffix])
+    files.write(job, data)
+    return len(data)
+
+
+def _target(folder: Path, name: str, suffix: str) -> Path:
+    """Where an image goes: under the folder, even if links lie in it."""
+    plain = Path(name)
+    target = folder / plain.with_name(f"{plain.stem if pictures.is_picture(plain) else plain.name}.{suffix}")
+    if not target.parent.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{target} lies outside {folder}, by way of a link")
+    return target
+
+
+def _write_all(source: Archive, entries: list[Entry], folder: Path, suffix: str, overwrite: bool, quiet: bool) -> None:
+    watched: Iterable[Entry] = entries
+    if not quiet and sys.stderr.isatty():
+        watched = track(entries, "", console=STDERR, transient=True)
+    written_bytes, failed = 0, 0
+    claimed: dict[Path, str] = {}
+    for entry in watched:
+        try:
+            target = _target(folder, entry.name, suffix)
+            if claimed.setdefault(target, entry.name) != entry.name:
+                raise FileExistsError(f"{target} is the output of {claimed[target]} already: extract it with -o")
+            written_bytes += _write(source, entry, Job(None, target), suffix, overwrite=overwrite)
+        except BrokenPipeError:  # noqa: PERF203
+            raise
+        except FAILURES as error:
+            complain(entry.name, error)
+            failed += 1
+    if not quiet:
+        rest = f"  {failed} failed" if failed else ""
+        say(f"{shown(folder)}: {len(entries) - failed} images  {written_bytes:,} bytes{rest}")
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,222 @@
+"""Sets of small images of one size: MNIST, Fashion-MNIST, scikit-learn's digits, or a folder of pictures.
+
+What is not at hand is downloaded once and checked by its hash; scikit-learn's digits need no network. Needs the extra
+"learn" of the package, but no torch.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from calotype.errors import InputError, OptionError
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.uint8]
+
+VARIABLE = "CALOTYPE_DATA"
+VALIDATION_SHARE = 12
+"""One training image in so many is kept for validation."""
+MAX_SIDE_PX = 256
+_IDX_MAGIC = {1: 0x0801, 3: 0x0803}
+_MAX_IDX_BYTES = 1 << 30
+_ORDER_SEED = 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (n, h, w, c), uint8 with c 1 or 3, and their labels (n,), zeros where there are none."""
+
+    images: Images
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A set of images in three parts that share none.
+
+    Attributes:
+        name: What it is called.
+        licence: Under which terms it comes, "not stated" if nobody said.
+    """
+
+    name: str
+    licence: str
+    train: Split
+    validation: Split
+    test: Split
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """Files in IDX format that are published at a URL, with the SHA-256 of each."""
+
+    url: str
+    licence: str
+    sha256: dict[str, str]
+
+
+_REMOTE = {
+    "mnist": _Remote(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "CC BY-SA 3.0",
+        {
+            "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        },
+    ),
+    "fashion-mnist": _Remote(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "MIT",
+        {
+            "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        },
+    ),
+}
+DIGITS = "digits"
+NAMES = (DIGITS, *_REMOTE)
+"""Data sets that go by a name; anything else is a folder."""
+
+
+def load(name: str | Path, data: Path | None = None, size_px: int | None = None) -> Dataset:
+    """A data set by name, or the pictures of a folder.
+
+    Args:
+        name: One of `NAMES`, or a folder.
+        data: Folder with the IDX files of a named set; `$CALOTYPE_DATA`, or a download, if not given.
+        size_px: Resize the pictures of a folder to squares of this side.
+
+    Raises:
+        InputError: If there is no such data, or it is not what it should be.
+        OptionError: If an option does not go with the data.
+    """
+    name = str(name)
+    if data is not None and name not in _REMOTE:
+        raise OptionError(f"a folder of IDX files goes with {' and '.join(_REMOTE)}, not with {name}")
+    if name not in NAMES:
+        return _folder(Path(name), size_px)
+    if size_px is not None:
+        raise OptionError(f"images of {name} have one size: resizing is for folders of pictures")
+    if name == DIGITS:
+        return _digits()
+    read = partial(_read_part, name, data)
+    return Dataset(name, _REMOTE[name].licence, *_held_out(read("train")), read("t10k"))
+
+
+def load_test(name: str | Path, data: Path | None = None, size_px: int | None = None) -> Split:
+    """The test part of a data set alone; arguments and errors as of `load`."""
+    return _read_part(str(name), data, "t10k") if str(name) in _REMOTE else load(name, data, size_px).test
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """An IDX file of bytes, gzipped or not: images (n, h, w) or labels (n,).
+
+    Raises:
+        InputError: If it is something else, or cut.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            raw = stream.read(_MAX_IDX_BYTES)
+    except (OSError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    rank = raw[3] if len(raw) > 3 else 0
+    start = 4 + 4 * rank
+    if rank not in _IDX_MAGIC or raw[:4] != struct.pack(">I", _IDX_MAGIC[rank]) or len(raw) < start:
+        raise InputError(f"{path}: not an IDX file of bytes with one or three axes")
+    shape = struct.unpack(f">{rank}I", raw[4:start])
+    values = np.frombuffer(raw, np.uint8, offset=start)
+    if len(values) != int(np.prod(shape, dtype=np.uint64)):
+        raise InputError(f"{path}: {len(values)} values where the file says {' x '.join(map(str, shape))}")
+    return values.reshape(shape)
+
+
+def _read_part(name: str, data: Path | None, part: str) -> Split:
+    images = read_idx(_idx_path(name, data, f"{part}-images-idx3-ubyte.gz"))
+    labels = read_idx(_idx_path(name, data, f"{part}-labels-idx1-ubyte.gz"))
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise InputError(f"{name}: {part} has images of shape {images.shape} and labels of shape {labels.shape}")
+    return Split(images[..., None], labels)
+
+
+def _idx_path(name: str, data: Path | None, file: str) -> Path:
+    """Where a file of a named set is: in the folder that was given, or one of its name in it; else in the cache."""
+    chosen = data or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    if chosen is not None:
+        places = [folder / stem for folder in (chosen / name, chosen) for stem in (file, file.removesuffix(".gz"))]
+        for place in places:
+            if place.is_file():
+                return place
+        raise InputError(f"{chosen}: no {file} there or in {chosen / name}")
+    import pooch
+
+    remote = _REMOTE[name]
+    folder = pooch.os_cache("calotype") / name
+    return Path(pooch.retrieve(remote.url + file, f"sha256:{remote.sha256[file]}", file, folder))
+
+
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images = np.floor(found.images * (255 / 16) + 0.5).astype(np.uint8)[..., None]  # pyright: ignore[reportAttributeAccessIssue]
+    labels = found.target.astype(np.uint8)  # pyright: ignore[reportAttributeAccessIssue]
+    return _in_three(DIGITS, "CC BY 4.0", Split(images, labels))
+
+
+def _folder(folder: Path, size_px: int | None) -> Dataset:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder, and none of the data sets {', '.join(NAMES)}")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in Image.registered_extensions())
+    if len(paths) < 2 * VALIDATION_SHARE:
+        raise InputError(f"{folder}: {len(paths)} pictures; a data set needs {2 * VALIDATION_SHARE}")
+    images = _of_one_size(paths, size_px)
+    return _in_three(folder.resolve().name, "not stated", Split(images, np.zeros(len(images), np.uint8)))
+
+
+def _of_one_size(paths: Sequence[Path], size_px: int | None) -> Images:
+    """Pictures (n, h, w, c), grey if all are."""
+    found: list[Image.Image] = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                small = image if size_px is None else image.resize((size_px, size_px), Image.Resampling.LANCZOS)
+                found.append(small.convert("L" if image.mode in ("1", "L") else "RGB"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from error
+        if found[-1].size != found[0].size or max(found[0].size) > MAX_SIDE_PX:
+            sizes = "x".join(map(str, found[0].size)), "x".join(map(str, found[-1].size))
+            raise InputError(f"{path}: {sizes[1]} pixels after {sizes[0]}; give --resize, at most {MAX_SIDE_PX}")
+    mode = "L" if all(image.mode == "L" for image in found) else "RGB"
+    images = np.stack([np.asarray(image.convert(mode)) for image in found])
+    return images.reshape(*images.shape[:3], -1)
+
+
+def _in_three(name: str, licence: str, whole: Split) -> Dataset:
+    """Shuffled, always alike; a fifth is kept for the test."""
+    order = np.random.default_rng(_ORDER_SEED).permutation(len(whole))
+    tested, learned = np.split(order, [len(order) // 5])
+    parts = [Split(whole.images[chosen], whole.labels[chosen]) for chosen in (learned, tested)]
+    return Dataset(name, licence, *_held_out(parts[0]), parts[1])
+
+
+def _held_out(train: Split) -> tuple[Split, Split]:
+    """What is learned from, and the last twelfth, to judge by."""
+    kept = len(train) - len(train) // VALIDATION_SHARE
+    return Split(train.images[:kept], train.labels[:kept]), Split(train.images[kept:], train.labels[kept:])

@@ -1,0 +1,1 @@
+"""Training of latent variable models for lossless coding with bits back."""

@@ -1,0 +1,133 @@
+"""From a data set to a bits-back bundle and its card: `calotype train DATA --arch lossless-vae` or `hvae`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calotype import bundle
+from calotype.bitsback.model import LatentBundle, bundle_of
+from calotype.datasets import Dataset, Split
+from calotype.errors import OptionError
+from calotype.learn import checkpoint
+from calotype.learn.bitsback.export import export
+from calotype.learn.bitsback.nets import Architecture
+from calotype.learn.bitsback.train import Recipe, Row, Training, bpd
+from calotype.learn.card import bullets, facts
+from calotype.learn.fit import CHECKPOINT, CONFIG, hardware, until_told
+from calotype.learn.watch import LOG
+
+USUAL = {
+    "lossless-vae": (Architecture(latents=(50,), width=200, depth=1), Recipe(minutes=15)),
+    "hvae": (Architecture(latents=(24, 48), width=256, depth=2), Recipe(minutes=60, steps=40_000)),
+}
+"""Families by name: a flat VAE of the size of BB-ANS, and a hierarchy of two layers."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a run is made from."""
+
+    architecture: Architecture
+    recipe: Recipe
+    card: dict[str, Any]
+
+
+def plan_of(arch: str, data: Dataset, name: str, changes: dict[str, Any]) -> Plan:
+    """The plan of a run: what is usual for the family, with the changes to its recipe."""
+    architecture, recipe = USUAL[arch]
+    source = [{"name": f"{data.name}, training part", "licence": data.licence}]
+    about = {"name": name, "version": "1", "status": "preview", "arch": arch, "data": source}
+    height, width, channels = data.train.images.shape[1:]
+    return Plan(replace(architecture, image=(height, width, channels)), replace(recipe, **changes), about)
+
+
+def _tensor(split: Split) -> Tensor:
+    return torch.from_numpy(np.array(split.images).reshape(len(split), -1))
+
+
+def _check_same(folder: Path, plan: Plan) -> None:
+    """A run goes on as what it was begun; only its length may change."""
+    begun = json.loads((folder / CONFIG).read_text())
+    length = {"steps": plan.recipe.steps, "minutes": plan.recipe.minutes}
+    wanted = json.loads(json.dumps([asdict(plan.architecture), asdict(plan.recipe)]))
+    if [begun["architecture"], begun["recipe"] | length] != wanted:
+        raise OptionError(f"{folder}: holds a run of another recipe or size; give another --run, or what it began with")
+
+
+def fit(plan: Plan, data: Dataset, folder: Path, out: Path, report: Callable[[Row, float], None]) -> bool:
+    """Train as far as the recipe goes, and write the bundle; or until an interrupt. The folder holds the run.
+
+    Args:
+        plan: What to train, and how.
+        data: What from.
+        folder: Of the run's config, checkpoint and log; a run that is there already goes on.
+        out: The bundle to write.
+        report: Told now and then where the run stands, and how much of it is over.
+
+    Returns:
+        Whether the run is at its end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    training = Training(plan.architecture, plan.recipe, _tensor(data.train), _tensor(data.validation))
+    saved = folder / CHECKPOINT
+    if saved.exists():
+        _check_same(folder, plan)
+        training.load(checkpoint.load(saved))
+    (folder / CONFIG).write_text(json.dumps(asdict(plan), indent=1) + "\n")
+    with until_told() as told, (folder / LOG).open("a", buffering=1) as log:
+
+        def row(row: Row) -> None:
+            log.write(json.dumps(asdict(row)) + "\n")
+            checkpoint.save(training.state(), saved)
+            report(row, training.progress)
+
+        finished = training.run(row, told)
+    checkpoint.save(training.state(), saved)
+    if finished:
+        _write(training, plan, out)
+    return finished
+
+
+def _write(training: Training, plan: Plan, out: Path) -> None:
+    made = {
+        "steps_trained": training.step,
+        "minutes": round(training.seconds / 60, 2),
+        "hardware": hardware(),
+        "parameters": sum(p.numel() for p in training.model.parameters()),
+        "validation_bpd": round(bpd(training.model, training.validation), 4),
+    }
+    export(training.model, plan.card | made | {"recipe": asdict(plan.recipe)}, out)
+    written = bundle_of(bundle.read_file(out))
+    out.with_suffix(".md").write_text(card_text(written, made))
+
+
+def card_text(written: LatentBundle, made: dict[str, Any]) -> str:
+    """The card of a bits-back model, as Markdown."""
+    form, card = written.form, written.card
+    about = {
+        "status": written.status,
+        "id": written.id.hex(),
+        "images": "{1}x{0}, {2} channels".format(*form.image),
+        "latents": " + ".join(str(math.prod(shape)) for shape in form.latents),
+        "bytes": written.size_bytes,
+    }
+    parts = [
+        f"# {written.name} {written.version}",
+        "Packs images of its size without loss, by bits back: `calotype pack DATA OUT.caloset --lossless -m MODEL`.",
+        facts(about),
+        "## Data",
+        bullets([f"{d['name']} ({d['licence']})" for d in card["data"]]),
+        "## Training",
+        "`validation_bpd` is minus the ELBO of images that were not trained on, in bits per dimension.",
+        facts({**made, **card["recipe"]}),
+    ]
+    return "\n\n".join(parts) + "\n"

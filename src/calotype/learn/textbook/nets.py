@@ -1,0 +1,194 @@
+"""The families: a linear transform, autoencoders and variational autoencoders, dense or convolutional.
+
+x is an image (b, c, h, w) in [0, 1], z its latent (b, d).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from calotype.errors import OptionError
+from calotype.learn.start import principal_components
+from calotype.learn.textbook.config import CONV_AE, CONV_VAE, DENSE_AE, DENSE_VAE, PCA, Architecture, Recipe
+
+VALUES = 256
+CONV_STRIDE = 4
+LOG_VARIANCE_LIMIT = 12.0
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Images (b, h, w, c), uint8 -> x."""
+    return images.permute(0, 3, 1, 2).float() / (VALUES - 1)
+
+
+class Trainable(nn.Module, ABC):
+    """What the loop trains: anything with a loss over images."""
+
+    @abstractmethod
+    def loss(self, images: Tensor, warm: float = 1.0) -> Tensor:
+        """Mean loss of images (b, h, w, c), uint8; `warm` rises from 0 to 1 over the warm-up."""
+
+
+class Autoencoder(Trainable):
+    """z = encoder(x), x_hat = decoder(z); the loss is the mean squared error or the cross-entropy of a pixel."""
+
+    def __init__(self, arch: Architecture, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.encoder, self.decoder = _networks(arch, arch.latents)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The latent of x."""
+        return self.encoder(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encode(x))
+
+    def loss(self, images: Tensor, warm: float = 1.0) -> Tensor:  # noqa: ARG002 (there is nothing to warm up)
+        x = to_unit(images)
+        x_hat = self(x)
+        return F.mse_loss(x_hat, x) if self.recipe.loss == "mse" else F.binary_cross_entropy(x_hat, x)
+
+
+class Pca(Autoencoder):
+    """The linear autoencoder with the least squared error: principal components (Baldi and Hornik 1989)."""
+
+    @torch.no_grad()
+    def solve(self, images: Tensor) -> None:
+        """Set the weights from images (n, h, w, c), uint8."""
+        x = to_unit(images).flatten(1)
+        mean, down, up = x.mean(0), self.encoder[1], self.decoder[0]
+        assert isinstance(down, nn.Linear)
+        assert isinstance(up, nn.Linear)
+        basis = principal_components(x - mean, down.out_features)
+        for parameter, value in (
+            (down.weight, basis),
+            (down.bias, -basis @ mean),
+            (up.weight, basis.T),
+            (up.bias, mean),
+        ):
+            parameter.copy_(value)
+
+
+class Vae(Trainable):
+    """A variational autoencoder (Kingma and Welling 2014): the loss is minus the ELBO of an image, in nats.
+
+    The encoder gives a mean and a log-variance for each latent; the prior is a standard Gaussian.
+    """
+
+    def __init__(self, arch: Architecture, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.encoder, self.decoder = _networks(arch, 2 * arch.latents)
+        self.log_scale = nn.Parameter(torch.tensor(-3.0))  # of the logistic likelihood
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z | x)."""
+        mean, log_variance = self.encoder(x).chunk(2, dim=1)
+        return mean, log_variance.clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The likeliest latent of x."""
+        return self.posterior(x)[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encode(x))
+
+    def loss(self, images: Tensor, warm: float = 1.0) -> Tensor:
+        x = to_unit(images)
+        mean, log_variance = self.posterior(x)
+        z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)  # the reparameterisation
+        return self._distortion(self.decoder(z), x) + warm * self.recipe.beta * self._rate(mean, log_variance)
+
+    def _rate(self, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """KL(q(z | x) || p(z)), the mean over images; what a latent has under its free bits is not counted."""
+        kl = (mean.square() + log_variance.exp() - log_variance - 1) / 2
+        return kl.mean(0).clamp_min(self.recipe.free_bits).sum()
+
+    def _distortion(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        """-log p(x | z), the mean over images."""
+        if self.recipe.likelihood == "bernoulli":
+            cost = F.binary_cross_entropy(x_hat, x, reduction="none")
+        elif self.recipe.likelihood == "gaussian":
+            variance = self.recipe.sigma**2
+            cost = (x - x_hat).square() / (2 * variance) + math.log(2 * math.pi * variance) / 2
+        else:
+            cost = _logistic_cost(x_hat, x, self.log_scale)
+        return cost.flatten(1).sum(1).mean()
+
+
+def _logistic_cost(mean: Tensor, x: Tensor, log_scale: Tensor) -> Tensor:
+    """-log of a logistic's mass on the value's cell (Salimans et al. 2017); the outer cells reach to infinity."""
+    half = 0.5 / (VALUES - 1)
+    above, below = ((x - mean + side) * torch.exp(-log_scale) for side in (half, -half))
+    upper = torch.where(x > 1 - half, torch.ones_like(x), torch.sigmoid(above))
+    lower = torch.where(x < half, torch.zeros_like(x), torch.sigmoid(below))
+    return -torch.log((upper - lower).clamp_min(1e-12))
+
+
+def _networks(arch: Architecture, outputs: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Encoder and decoder."""
+    if arch.arch == PCA:
+        return _linear(arch, outputs)
+    return _dense(arch, outputs) if arch.arch in (DENSE_AE, DENSE_VAE) else _conv(arch, outputs)
+
+
+def _shape(arch: Architecture) -> tuple[int, int, int]:
+    height, width, channels = arch.image
+    return channels, height, width
+
+
+def _linear(arch: Architecture, outputs: int) -> tuple[nn.Sequential, nn.Sequential]:
+    shape = _shape(arch)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), outputs))
+    return encoder, nn.Sequential(nn.Linear(arch.latents, math.prod(shape)), nn.Unflatten(1, shape))
+
+
+def _dense(arch: Architecture, outputs: int) -> tuple[nn.Sequential, nn.Sequential]:
+    shape, hidden = _shape(arch), arch.width
+    pixels = math.prod(shape)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+    decoder = nn.Sequential(
+        nn.Linear(arch.latents, hidden), nn.ReLU(), nn.Linear(hidden, pixels), nn.Sigmoid(), nn.Unflatten(1, shape)
+    )
+    return encoder, decoder
+
+
+def _conv(arch: Architecture, outputs: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Two convolutions with pooling, a dense layer at a quarter of the size, and the way back."""
+    channels, height, width = _shape(arch)
+    if height % CONV_STRIDE or width % CONV_STRIDE:
+        raise OptionError(f"{arch.arch} takes sides that are multiples of {CONV_STRIDE}, not {height}x{width}")
+    full, half = max(1, arch.width // 4), max(2, arch.width // 2)
+    small = (half, height // CONV_STRIDE, width // CONV_STRIDE)
+    encoder = nn.Sequential(
+        nn.Conv2d(channels, full, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(full, half, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(math.prod(small), outputs),
+    )  # fmt: skip
+    decoder = nn.Sequential(
+        nn.Linear(arch.latents, math.prod(small)), nn.ReLU(), nn.Unflatten(1, small),
+        nn.ConvTranspose2d(half, full, 4, stride=2, padding=1), nn.ReLU(),
+        nn.ConvTranspose2d(full, channels, 4, stride=2, padding=1), nn.Sigmoid(),
+    )  # fmt: skip
+    return encoder, decoder
+
+
+FAMILIES: dict[str, type[Autoencoder] | type[Vae]] = {
+    PCA: Pca,
+    DENSE_AE: Autoencoder,
+    CONV_AE: Autoencoder,
+    DENSE_VAE: Vae,
+    CONV_VAE: Vae,
+}
+
+
+def model_of(arch: Architecture, recipe: Recipe) -> Autoencoder | Vae:
+    """A model with weights at random, by the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    return FAMILIES[arch.arch](arch, recipe)

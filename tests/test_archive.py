@@ -1,0 +1,404 @@
+"""Archives: what goes in comes out, whatever happens to the process or to the file."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import calotype
+from calotype import library, names, vessel
+from calotype.archive import Archive, ArchiveWriter, Kind
+from calotype.errors import (
+    CalotypeError,
+    DamagedFile,
+    InputError,
+    LimitExceeded,
+    ModelNotFound,
+    NotCalotype,
+    UnsupportedFile,
+)
+from calotype.small import small_model
+from calotype.vessel import Vessel
+from conftest import psnr_db
+
+SIDE = 8
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained bits-back model of 8x8 images."""
+    import torch
+
+    from calotype.learn.bitsback.export import export
+    from calotype.learn.bitsback.nets import Architecture, LatentModel
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("tiny") / "tiny.calomodel"
+    model = LatentModel(Architecture(image=(SIDE, SIDE, 1), latents=(4,), width=8))
+    export(model, {"name": "tiny", "version": "1", "status": "preview"}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Principal components of the digits, as a textbook model."""
+    from calotype import datasets
+    from calotype.learn.textbook import fit
+
+    data, folder = datasets.load("digits"), tmp_path_factory.mktemp("digits")
+    fit.fit(fit.plan_of("pca", None, data, "digits", {}), data, folder / "run", None, lambda _: None)
+    fit.to_bundle(folder / "run", data, folder / "digits.calomodel")
+    return folder / "digits.calomodel"
+
+
+@pytest.fixture
+def images(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(0, 256, (12, SIDE, SIDE, 1), np.uint8)
+
+
+@pytest.fixture
+def picture() -> bytes:
+    return calotype.encode(np.arange(35, dtype=np.uint8).reshape(5, 7), lossless=True)
+
+
+def _packed(path: Path, tiny_model: Path, images: np.ndarray, picture: bytes, *, embed: bool = True) -> Path:
+    file = library.open_path(tiny_model)
+    with ArchiveWriter(path) as archive:
+        if embed:
+            archive.add_model(file)
+        archive.add_picture("a/b.png", picture)
+        archive.add_images(small_model(file), images[:7])
+        archive.add_images(small_model(file), images[7:], [f"digits/{i}.png" for i in range(len(images) - 7)])
+    return path
+
+
+@pytest.fixture
+def archive(tmp_path: Path, tiny_model: Path, images: np.ndarray, picture: bytes) -> Path:
+    return _packed(tmp_path / "x.caloset", tiny_model, images, picture)
+
+
+def _content(path: Path) -> list[tuple[str, bytes]]:
+    with Archive(path) as archive:
+        return [(entry.name, archive.image(entry).tobytes()) for entry in archive.entries]
+
+
+def test_what_goes_in_comes_out(archive: Path, images: np.ndarray) -> None:
+    with Archive(archive) as opened:
+        assert len(opened) == 13
+        assert opened.names[:3] == ["a/b.png", "000001", "000002"]
+        assert opened.names[-1] == "digits/4.png"
+        np.testing.assert_array_equal(np.asarray(opened.image("a/b.png")).ravel(), np.arange(35))
+        np.testing.assert_array_equal(np.asarray(opened.image("000003")), images[2, ..., 0])
+        np.testing.assert_array_equal(np.asarray(opened.image("digits/0.png")), images[7, ..., 0])
+        with pytest.raises(InputError, match="no image named"):
+            opened.image("nonesuch")
+        with pytest.raises(InputError, match="of one size"):
+            opened.arrays()
+
+
+def test_the_model_is_found_inside_or_named_or_missed(
+    tmp_path: Path, tiny_model: Path, images: np.ndarray, picture: bytes
+) -> None:
+    path = _packed(tmp_path / "without.caloset", tiny_model, images, picture, embed=False)
+    with Archive(path) as opened, pytest.raises(ModelNotFound):
+        opened.image("000001")
+    with Archive(path, library.open_path(tiny_model)) as opened:
+        assert opened.image("000001").size == (SIDE, SIDE)
+
+
+def test_names_are_taken_once(archive: Path, tmp_path: Path, picture: bytes) -> None:
+    with ArchiveWriter(tmp_path / "y.caloset") as writer:
+        writer.add_picture("a", picture)
+        with pytest.raises(InputError, match="already"):
+            writer.add_picture("a", picture)
+        with pytest.raises(CalotypeError):
+            writer.add_picture("b", b"no picture")
+    with pytest.raises(FileExistsError):
+        ArchiveWriter(archive)
+
+
+BAD_NAMES = ["", ".", "..", "/etc/passwd", "a/../b", "a//b", "a/", "C:x", "a\\b", "a\nb", "a\0b", "x" * 1025, "\ud800"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_names_that_lead_elsewhere(name: str, tmp_path: Path, picture: bytes) -> None:
+    with ArchiveWriter(tmp_path / "y.caloset") as writer, pytest.raises(InputError):
+        writer.add_picture(name, picture)
+    with pytest.raises(DamagedFile):
+        names.checked(name)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.text(min_size=1, max_size=20).filter(lambda n: names.fault_of(n) is None), min_size=1, max_size=9))
+def test_names_come_back(given_names: list[str]) -> None:
+    assert names.unpack(names.pack(given_names), len(given_names)) == given_names
+    with pytest.raises(DamagedFile):
+        names.unpack(names.pack(given_names), len(given_names) + 1)
+
+
+@given(st.binary(min_size=1, max_size=60), st.integers(1, 5))
+def test_any_bytes_as_names(raw: bytes, count: int) -> None:
+    with pytest.raises(DamagedFile):
+        names.unpack(raw, count)
+
+
+def test_unnamed_small_images_cost_two_bytes_at_most(tmp_path: Path) -> None:
+    path = tmp_path / "many.caloset"
+    rng = np.random.default_rng(0)
+    with vessel.create(path) as opened:
+        sizes = [int(n) for n in rng.integers(20_000, 140_000, 10)]
+        for size in sizes:
+            opened.add(Kind.BITS_BACK, 1000, b"", rng.bytes(size))
+    assert (path.stat().st_size - sum(sizes)) / 10_000 < 2
+
+
+def test_a_flipped_byte_is_an_error_or_changes_nothing(archive: Path, tmp_path: Path) -> None:
+    wanted, raw = _content(archive), archive.read_bytes()
+    broken = tmp_path / "broken.caloset"
+    draw = random.Random(0)
+    errors = 0
+    places = list(range(100)) + draw.sample(range(100, 2048), 50) + draw.sample(range(2048, len(raw)), 60)
+    for place in places:
+        changed = bytearray(raw)
+        changed[place] ^= 1 << draw.randrange(8)
+        broken.write_bytes(changed)
+        try:
+            assert _content(broken) == wanted, place
+        except CalotypeError:
+            errors += 1
+    assert errors > 30
+
+
+def test_cut_files(archive: Path, tmp_path: Path) -> None:
+    raw = archive.read_bytes()
+    broken = tmp_path / "broken.caloset"
+    for size in (0, 10, 99, 512, 1024, len(raw) // 2, len(raw) - 1024, len(raw) - 1):
+        broken.write_bytes(raw[:size])
+        with pytest.raises(CalotypeError):
+            _content(broken)
+
+
+def _changed(archive: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(archive, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM item WHERE ordinal = 3",
+        "DELETE FROM item WHERE ordinal = 1",
+        "UPDATE item SET data = x'00' WHERE ordinal = 2",
+        "UPDATE item SET ordinal = 9 WHERE ordinal = 3",
+        "UPDATE item SET names = 'text' WHERE ordinal = 2",
+        "UPDATE item SET images = -1 WHERE ordinal = 2",
+        "UPDATE item SET images = 'many' WHERE ordinal = 2",
+        "UPDATE item SET images = 1 << 40 WHERE ordinal = 2",
+        "UPDATE item SET data = zeroblob(1000000) WHERE ordinal = 2",
+        "UPDATE meta SET items = 3",
+        "DELETE FROM meta",
+        "INSERT INTO meta VALUES (0, 0, x'00')",
+        "CREATE TRIGGER t AFTER INSERT ON item BEGIN DELETE FROM item; END",
+        "CREATE VIEW v AS SELECT 1",
+        "CREATE INDEX i ON item (names)",
+        "ALTER TABLE item ADD COLUMN more BLOB",
+        "DROP TABLE meta",
+        "PRAGMA journal_mode = WAL",
+    ],
+)
+def test_what_others_did_to_an_archive_shows(archive: Path, statement: str) -> None:
+    _changed(archive, statement)
+    with pytest.raises((DamagedFile, LimitExceeded)):
+        _content(archive)
+
+
+def test_a_view_in_place_of_a_table(archive: Path) -> None:
+    _changed(archive, "ALTER TABLE item RENAME TO hidden", "CREATE VIEW item AS SELECT * FROM hidden")
+    with pytest.raises(DamagedFile, match="tables"):
+        Archive(archive)
+
+
+def test_other_files_and_versions(archive: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.caloset"
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE item (x)")
+    with pytest.raises(NotCalotype):
+        Archive(other)
+    _changed(archive, "PRAGMA user_version = 2")
+    with pytest.raises(UnsupportedFile, match="version 2"):
+        Archive(archive)
+    with pytest.raises(FileNotFoundError):
+        Archive(tmp_path / "none.caloset")
+
+
+def test_rows_of_unknown_kind_or_false_count(tmp_path: Path, tiny_model: Path) -> None:
+    model_id = library.open_path(tiny_model).id
+    for number, (kind, images, data, error) in enumerate(
+        [
+            (77, 1, b"x", UnsupportedFile),
+            (Kind.PICTURE, 2, b"x", DamagedFile),
+            (Kind.MODEL, 1, b"x", DamagedFile),
+            (Kind.BITS_BACK, 1 << 21, model_id + bytes(4), LimitExceeded),
+            (Kind.LATENTS, 1, model_id + bytes(4), DamagedFile),
+            (Kind.BITS_BACK, 1, b"", ModelNotFound),
+        ]
+    ):
+        path = tmp_path / f"{number}.caloset"
+        with vessel.create(path) as opened:
+            opened.add(kind, images, b"", data)
+        with Archive(path, library.open_path(tiny_model)) as archive, pytest.raises(error):
+            archive.chunk(archive.items[0])
+
+
+def test_a_reader_beside_a_writer(tmp_path: Path, picture: bytes) -> None:
+    path = tmp_path / "x.caloset"
+    with ArchiveWriter(path) as writer:
+        for number in range(3):
+            writer.add_picture(str(number), picture)
+            assert [name for name, _ in _content(path)] == [str(n) for n in range(number + 1)]
+        with Vessel(path, writable=True) as second:
+            second.add(Kind.PICTURE, 1, b"second", picture)
+        with pytest.raises(InputError, match="another program"):
+            writer.add_picture("third", picture)
+
+
+PACKING = """
+import sys
+from calotype.archive import ArchiveWriter
+with ArchiveWriter(sys.argv[1]) as archive:
+    data = open(sys.argv[2], "rb").read()
+    for number in range(100_000):
+        archive.add_picture(str(number), data)
+        print(number, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_what_was_reported_survives_a_kill(tmp_path: Path, picture: bytes) -> None:
+    source = tmp_path / "p.calo"
+    source.write_bytes(picture)
+    draw = random.Random(0)
+    for attempt in range(5):
+        path = tmp_path / f"{attempt}.caloset"
+        with subprocess.Popen(
+            [sys.executable, "-c", PACKING, str(path), str(source)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "0\n"
+            time.sleep(draw.uniform(0, 0.1))
+            process.send_signal(signal.SIGKILL)
+            reported = 1 + len(process.stdout.read().split())
+        found = _content(path)
+        assert len(found) >= reported
+        assert {pixels for _, pixels in found} == {np.arange(35, dtype=np.uint8).tobytes()}
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+def _run(*arguments: object, status: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "calotype", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False
+    )
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_small_images_by_the_command_line(tmp_path: Path, tiny_model: Path, images: np.ndarray) -> None:
+    source, packed, back = tmp_path / "in.npy", tmp_path / "x.caloset", tmp_path / "out.idx.gz"
+    np.save(source, images[..., 0])
+    _run("pack", source, packed, "--lossless", "-m", tiny_model, "--embed-model")
+    _run("unpack", packed, back)
+    _run("pack", back, tmp_path / "y.caloset", "--lossless", "-m", tiny_model)
+    _run("unpack", packed, tmp_path / "again.npy")
+    assert (tmp_path / "again.npy").read_bytes() == source.read_bytes()
+    _run("unpack", packed, tmp_path / "folder", "--format", "pgm")
+    with Image.open(tmp_path / "folder" / "000003.pgm") as image:
+        np.testing.assert_array_equal(np.asarray(image), images[3, ..., 0])
+    _run("extract", packed, "000005", "-o", tmp_path / "five.png")
+    with Image.open(tmp_path / "five.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), images[5, ..., 0])
+    assert "12" in _run("ls", packed).stdout
+    assert "exists" in _run("unpack", packed, back, status=1).stderr
+    assert "exists" in _run("pack", source, packed, "--lossless", status=1).stderr
+    assert "add --lossless" in _run("pack", source, tmp_path / "z.caloset", "-m", tiny_model, status=2).stderr
+    assert "not installed" in _run("unpack", tmp_path / "y.caloset", tmp_path / "z.npy", status=1).stderr
+    assert not (tmp_path / "z.npy").exists()
+
+
+def test_a_folder_by_the_command_line(tmp_path: Path, small_photo: Image.Image) -> None:
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    small_photo.save(folder / "a.png")
+    small_photo.convert("L").save(folder / "deep" / "b.tif")
+    (folder / "bad.png").write_bytes(b"no picture")
+    done = _run("pack", folder, tmp_path / "x.caloset", "--lossless", status=1)
+    assert "bad.png" in done.stderr
+    assert "2 images" in done.stderr
+    _run("unpack", tmp_path / "x.caloset", tmp_path / "out")
+    with Image.open(tmp_path / "out" / "deep" / "b.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(small_photo.convert("L")))
+    listed = _run("ls", tmp_path / "x.caloset", "--json").stdout
+    assert '"deep/b.tif"' in listed
+    _run("extract", tmp_path / "x.caloset", "a.png", "deep/b.tif", "-o", tmp_path / "two")
+    assert (tmp_path / "two" / "a.png").exists()
+    (folder / "bad.png").unlink()
+    _run("pack", folder, tmp_path / "lossy.caloset", "-q", "30", "--quiet")
+    assert (tmp_path / "lossy.caloset").stat().st_size < (tmp_path / "x.caloset").stat().st_size / 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_nothing_is_written_outside_the_folder(tmp_path: Path, picture: bytes) -> None:
+    with ArchiveWriter(tmp_path / "x.caloset") as writer:
+        writer.add_picture("link/a.png", picture)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "link").symlink_to(tmp_path / "elsewhere")
+    assert "outside" in _run("unpack", tmp_path / "x.caloset", tmp_path / "out", status=1).stderr
+    assert not list((tmp_path / "elsewhere").iterdir())
+    with vessel.create(tmp_path / "evil.caloset") as opened:
+        opened.add(Kind.PICTURE, 1, b"../a.png", picture)
+    assert "means harm" in _run("unpack", tmp_path / "evil.caloset", tmp_path / "out", status=1).stderr
+
+
+def test_a_change_that_was_cut_off_is_taken_back(archive: Path) -> None:
+    wanted = _content(archive)
+    script = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("BEGIN")
+connection.execute("UPDATE item SET data = zeroblob(length(data)), names = x'00'")
+connection.execute("INSERT INTO item VALUES (9, 2, 1, 0, x'', zeroblob(200000))")
+os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", script, str(archive)], check=False)
+    assert Path(f"{archive}-journal").stat().st_size > 0
+    assert _content(archive) == wanted
+
+
+def test_lossy_small_images(tmp_path: Path, digits_model: Path) -> None:
+    from calotype import datasets
+
+    images = datasets.load_test("digits").images
+    model = small_model(library.open_path(digits_model))
+    with ArchiveWriter(tmp_path / "x.caloset") as writer:
+        writer.add_images(model, images, level=150)
+    with Archive(tmp_path / "x.caloset", model.bundle) as archive:
+        whole = archive.arrays()
+        np.testing.assert_array_equal(np.asarray(archive.image("000007")), whole[7, ..., 0])
+        assert psnr_db(whole, images) > 15
