@@ -16,6 +16,7 @@ from calotype.codec import DEFAULT_EFFORT
 from calotype.container import unpack
 from calotype.decoder import develop
 from calotype.encoder import PictureCoder
+from calotype.learn.config import VISUAL
 from calotype.markdown import table
 from calotype.pixels import Samples
 from calotype.runtime import Runtime
@@ -64,6 +65,24 @@ def bullets(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines) or "Not stated."
 
 
+def curve_table(points: Sequence[dict[str, float]]) -> str:
+    """Rate and distortion by level."""
+    rows = [(p["level"], f"{p['bpp']:.3f}", f"{p['psnr_db']:.2f}") for p in points]
+    return table(("level", "bpp", "PSNR dB"), rows)
+
+
+def _visual(head: dict[str, Any]) -> list[str]:
+    """The sections of a visual head."""
+    made = {key: value for key, value in head.items() if key not in ("recipe", "curve")}
+    return [
+        f"## The head `{VISUAL}`",
+        "Another analysis and synthesis over the same prior, trained from those above for how pictures look: a mixture "
+        "of the squared error, MS-SSIM and SSIMULACRA2. At equal levels its files are smaller and their PSNR is lower.",
+        facts({**made, **head["recipe"]}),
+        curve_table(head["curve"]),
+    ]
+
+
 def text(bundle: Bundle, worst: str) -> str:
     """The card as Markdown; `worst` is the file name of the picture of worst crops.
 
@@ -71,7 +90,6 @@ def text(bundle: Bundle, worst: str) -> str:
     `runs` (what went before this one: rows of one table), `schedule` and `weak_spots`.
     """
     card = bundle.manifest.card
-    curve = [(p["level"], f"{p['bpp']:.3f}", f"{p['psnr_db']:.2f}") for p in card["curve"]]
     made = {key: card[key] for key in ("steps_trained", "schedule", "hours", "hardware") if key in card}
     licence = card.get("licence", "not stated")
     about = {"status": bundle.status, "id": bundle.id.hex(), "bytes": bundle.size_bytes, "licence": licence}
@@ -90,7 +108,8 @@ def text(bundle: Bundle, worst: str) -> str:
         facts(card["architecture"]),
         "## Rate and distortion",
         "Real files of pictures that were not trained on, means.",
-        table(("level", "bpp", "PSNR dB"), curve),
+        curve_table(card["curve"]),
+        *(_visual(card[VISUAL]) if VISUAL in card else []),
         "## Weak spots",
         *([bullets(card["weak_spots"])] if "weak_spots" in card else []),
         f"The crops of those pictures with the largest error at level {WORST_LEVEL}; originals above, restored below:",
