@@ -21,7 +21,7 @@ from calotype.errors import InvalidModel, OptionError
 from calotype.learn.config import VISUAL, Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.export import add_visual_head, export
-from calotype.learn.fit import Data, fit
+from calotype.learn.fit import Data, Watcher, fit, to_bundle
 from calotype.learn.look import ms_ssim, ssimulacra2_error, ssimulacra2_score, visual_error
 from calotype.learn.train import Training
 from conftest import psnr_db
@@ -148,6 +148,18 @@ def test_an_analysis_may_not_be_what_decoding_needs(analysis: str, two_heads: Bu
     bundle.write(tmp_path / "odd.calomodel", {**two_heads.members, "manifest.json": json.dumps(card).encode()})
     with pytest.raises(InvalidModel):
         bundle.read(tmp_path / "odd.calomodel")
+
+
+def test_a_head_has_the_sizes_of_its_model_and_stays_with_it(
+    base: Bundle, two_heads: Bundle, pictures: Pictures, tmp_path: Path
+) -> None:
+    plan = Config(recipe=replace(RECIPE, steps=1, objective=VISUAL))
+    data, fabric = Data(pictures, None, pictures), Fabric(accelerator="cpu")
+    assert fit(plan, data, tmp_path, fabric, str(base.path), Watcher(*[lambda *_: None] * 3))
+    to_bundle(tmp_path, data, tmp_path / "out.calomodel", str(base.path))
+    assert [head.name for head in bundle.read(tmp_path / "out.calomodel").manifest.heads] == ["psnr", "visual"]
+    with pytest.raises(OptionError, match="another recipe, size or base"):
+        fit(plan, data, tmp_path, fabric, str(two_heads.path), None)
 
 
 @pytest.mark.parametrize(

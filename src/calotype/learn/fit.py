@@ -125,8 +125,10 @@ def _check_same(folder: Path, wanted: Config) -> None:
     """A run goes on as what it was begun; only its length may change."""
     begun = config.read(folder / CONFIG)
     same = replace(begun.recipe, steps=wanted.recipe.steps) == wanted.recipe
-    if not same or begun.architecture != wanted.architecture:
-        raise OptionError(f"{folder}: holds a run of another recipe or size; give another --run, or what it began with")
+    if not same or begun.architecture != wanted.architecture or begun.card.get("base") != wanted.card.get("base"):
+        raise OptionError(
+            f"{folder}: holds a run of another recipe, size or base; give another --run, or what it began with"
+        )
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,10 @@ def fit(plan: Config, data: Data, folder: Path, fabric: Fabric, start: str | Non
     """
     folder.mkdir(parents=True, exist_ok=True)
     saved = folder / CHECKPOINT
+    if plan.recipe.objective == VISUAL:
+        plan = _for_base(plan, start)
     if saved.exists():
         _check_same(folder, plan)
-    if plan.recipe.objective == VISUAL:
-        _check_visual(plan, start)
     training = _begun(plan, Crops(data.train, data.fine, plan.recipe), fabric, saved, start)
     if watcher is not None:
         plan.write(folder / CONFIG)
@@ -158,12 +160,15 @@ def fit(plan: Config, data: Data, folder: Path, fabric: Fabric, start: str | Non
     return training.step >= plan.recipe.steps
 
 
-def _check_visual(plan: Config, start: str | None) -> None:
-    """A visual head belongs to a model, and its objective needs colour and crops that show all scales."""
+def _for_base(plan: Config, start: str | None) -> Config:
+    """The plan of a visual head: it has the sizes of the model that it is added to, and says which that is."""
     if start is None or start.endswith(".pt"):
         raise OptionError(f"objective {VISUAL} trains a second head of a model: name the model with --from")
-    if plan.architecture.channels != 3 or plan.recipe.crop_px < LEAST_PX:
+    base = library.find(start)
+    arch = codec_of(base).arch
+    if arch.channels != 3 or plan.recipe.crop_px < LEAST_PX:
         raise OptionError(f"objective {VISUAL} needs 3 channels and a crop_px of {LEAST_PX} or more")
+    return replace(plan, architecture=arch, card=plan.card | {"base": base.id.hex()})
 
 
 def _begun(plan: Config, crops: Crops, fabric: Fabric, saved: Path, start: str | None) -> Training:
