@@ -22,7 +22,7 @@ from calotype.cli import app
 from calotype.errors import InputError, OptionError
 
 FAMILIES_RUN = "calotype,jpeg,png"
-POINTS = 2 * (3 * 3 + 3 * 3 + 1)
+POINTS = 2 * (4 * 3 + 3 * 3 + 1)
 
 
 def photograph(seed: int) -> Image.Image:

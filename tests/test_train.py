@@ -21,6 +21,7 @@ import calotype
 from calotype import bundle, container
 from calotype.errors import InputError, OptionError
 from calotype.learn import checkpoint, config
+from calotype.learn import fit as fitting
 from calotype.learn.config import Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.fit import CHECKPOINT, CONFIG, Data, Watcher, fit, make_fabric, weights_from
@@ -108,11 +109,11 @@ def test_tables_are_fitted_to_a_sample_of_what_can_be_decoded(
     (tmp_path / "0.png").write_bytes((tmp_path / "0.png").read_bytes()[:5000])
     pictures = Pictures(find_pictures([tmp_path]), 64, most_bytes=most_bytes)
     data = Data(pictures, None, pictures)
-    monkeypatch.setattr("calotype.learn.fit.CALIBRATION_PX", 128)
+    monkeypatch.setattr(fitting, "CALIBRATION_PX", 128)
     drawn = [image.tobytes() for image in data.calibration(seed=3)]
     assert set(drawn) == {photo.crop((x, 0, x + 128, 96)).tobytes() for x in (1 + 32, 2, 3 + 32, 4, 5 + 32)}
     assert len(drawn) == 5
-    monkeypatch.setattr("calotype.learn.fit.MOST_CALIBRATION", 2)
+    monkeypatch.setattr(fitting, "MOST_CALIBRATION", 2)
     assert [image.tobytes() for image in data.calibration(seed=3)] == drawn[:2]
     assert len({image.tobytes() for seed in range(40) for image in data.calibration(seed)}) == 5
 

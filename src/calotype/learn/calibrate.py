@@ -43,7 +43,8 @@ def count_symbols(runtime: Runtime, pictures: Iterable[Image.Image], levels: Seq
 def to_frequencies(ideal: NDArray[np.float64]) -> NDArray[np.uint32]:
     """Integers of at least 1 that sum to 2^24 and are near the ideal's shares; the likeliest takes what is left."""
     q = np.maximum(1, np.floor(ideal / ideal.sum() * 2**PRECISION_BITS)).astype(np.int64)
-    q[q.argmax()] += 2**PRECISION_BITS - q.sum()
+    likeliest = np.flatnonzero(q > 0.999 * q.max())
+    q[likeliest[len(likeliest) // 2]] += 2**PRECISION_BITS - q.sum()
     return q.astype(np.uint32)
 
 
