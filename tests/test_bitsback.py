@@ -271,13 +271,16 @@ def test_a_photo_codec_does_not_take_it(tiny: LatentBundle) -> None:
         library.find(tiny.path)
 
 
-def test_a_model_that_names_unknown_tables(tiny: LatentBundle, images: np.ndarray) -> None:
+@pytest.mark.parametrize(("off_mean", "off_index"), [(0, 5000), (-300, 0)])
+def test_a_model_that_names_unknown_tables(
+    tiny: LatentBundle, images: np.ndarray, off_mean: int, off_index: int
+) -> None:
     class Wild(Networks):
         def run(self, graph: str, **inputs: np.ndarray) -> list[np.ndarray]:
             mean, index = super().run(graph, **inputs)
-            return [mean, index + 5000]
+            return [mean + off_mean, index + off_index]
 
-    with pytest.raises(CalotypeError):
+    with pytest.raises(InvalidModel, match="tables that the model does not have"):
         chunk.encode(Model(tiny, Wild(tiny)), images)
     assert prod(tiny.form.x) == images[0].size
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import sqlite3
 import struct
+import threading
 import zlib
+from collections import Counter
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +29,8 @@ PAGE_BYTES = 1024
 """Small, since half a page is lost with every row; not smaller, since every page loses four bytes."""
 MAX_ROW_BYTES = 1 << 30
 MAX_ROWS = 1 << 24
+MAX_ROW_IMAGES, MAX_IMAGES = 1 << 16, 1 << 24
+JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 _BUSY_S = 10.0
 
 _SCHEMA = {
@@ -36,9 +41,14 @@ _SCHEMA = {
     "meta": "CREATE TABLE meta (items INTEGER NOT NULL, images INTEGER NOT NULL, hash BLOB NOT NULL)",
 }
 _START = bytes(32)
+_SIZES = (
+    "SELECT ordinal, kind, images, crc, CASE typeof(names) WHEN 'blob' THEN length(names) END, "
+    "CASE typeof(data) WHEN 'blob' THEN length(data) END FROM item ORDER BY ordinal"
+)
+"""Reads no blob: several rows may share the pages of one, which makes a small file large."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """A row without its data.
 
@@ -95,7 +105,7 @@ def _errors(path: Path) -> Generator[None]:
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.resolve().as_uri()}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-    for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "synchronous = FULL"):
+    for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "synchronous = EXTRA"):
         connection.execute(f"PRAGMA {pragma}")
     return connection
 
@@ -113,6 +123,56 @@ def _check_start(path: Path) -> None:
         raise DamagedFile(f"{path}: the archive is in a mode that archives do not use (write-ahead log)")
 
 
+def _journal_of(path: Path) -> Path:
+    return Path(f"{path}-journal")
+
+
+def _recover(path: Path) -> None:
+    """Let SQLite take back the last change of a writer that was killed, if its journal lies beside the file.
+
+    A journal may end in the name of another file and this magic. SQLite would delete that file, whichever it is.
+    """
+    journal = _journal_of(path)
+    if not os.path.lexists(journal):
+        return
+    if journal.is_symlink() or not journal.is_file():
+        raise DamagedFile(f"{journal}: no journal of an archive")
+    with suppress(FileNotFoundError), journal.open("rb") as stream:  # a writer at work deletes it
+        stream.seek(max(0, journal.stat().st_size - len(JOURNAL_MAGIC)))
+        if stream.read() == JOURNAL_MAGIC:
+            raise DamagedFile(f"{journal}: the journal names another file: it is of no archive, or means harm")
+    with closing(_connect(path, "rw")) as recovering:
+        recovering.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+
+
+_opening = threading.Lock()
+_held: Counter[tuple[int, int]] = Counter()
+"""Files that this process has open, by device and inode. A descriptor of our own on one of them must not be closed:
+that would drop all locks that SQLite holds on it (POSIX fcntl)."""
+
+
+def _hold(path: Path) -> tuple[int, int]:
+    """Check and recover a file that SQLite is to open next; undone by `_release`."""
+    with _opening:
+        status = path.stat()
+        key = status.st_dev, status.st_ino
+        if not _held[key]:
+            _check_start(path)
+        with _errors(path):
+            _recover(path)
+        if not _held[key]:
+            _check_start(path)
+        _held[key] += 1
+    return key
+
+
+def _release(key: tuple[int, int]) -> None:
+    with _opening:
+        _held[key] -= 1
+        if not _held[key]:
+            del _held[key]
+
+
 class Vessel:
     """An archive's rows.
 
@@ -128,23 +188,17 @@ class Vessel:
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
-        self.path = path
-        _check_start(path)
-        with _errors(path):
-            if Path(f"{path}-journal").exists():  # left by a writer that was killed: SQLite takes its last change back
-                with closing(_connect(path, "rw")) as recovering:
-                    recovering.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            self._connection = _connect(path, "rw" if writable else "ro")
-        try:
+        self.path = path.resolve()
+        with ExitStack() as held:
+            held.callback(_release, _hold(self.path))
             with _errors(path):
-                self._connection.execute("BEGIN")
+                self._connection = held.enter_context(closing(_connect(self.path, "rw" if writable else "ro")))
+                self._rows("BEGIN")
                 self._check_schema()
-                self.items = list(self._scan())
+                self.items = self._scan()
                 self.totals = self._check_totals()
-                self._connection.execute("COMMIT")
-        except BaseException:
-            self._connection.close()
-            raise
+                self._rows("COMMIT")
+            self._held = held.pop_all()
 
     def __enter__(self) -> Vessel:
         return self
@@ -156,27 +210,41 @@ class Vessel:
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        self._held.close()
 
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         return self._connection.execute(query, values)
 
     def _check_schema(self) -> None:
-        found = {name: (kind, sql) for kind, name, sql in self._rows("SELECT type, name, sql FROM sqlite_schema")}
-        if found != {name: ("table", sql) for name, sql in _SCHEMA.items()}:
+        found = sorted(self._rows("SELECT type, name, sql FROM sqlite_schema"), key=repr)
+        if found != [("table", name, sql) for name, sql in _SCHEMA.items()]:
             raise DamagedFile(f"{self.path}: the archive's tables are not those of version {VERSION}")
 
-    def _scan(self) -> Iterator[Item]:
-        query = "SELECT ordinal, kind, images, crc, names, length(data), typeof(data) FROM item ORDER BY ordinal"
-        for place, (*numbers, names, data_bytes, data_type) in enumerate(self._rows(query)):
-            if not all(type(n) is int and n >= 0 for n in numbers) or type(names) is not bytes or data_type != "blob":
+    def _scan(self) -> list[Item]:
+        sizes = list(self._sizes())
+        names = self._rows("SELECT names FROM item ORDER BY ordinal")
+        return [Item(*numbers, name, size) for (*numbers, size), (name,) in zip(sizes, names, strict=True)]
+
+    def _sizes(self) -> Iterator[tuple[int, ...]]:
+        """Ordinal, kind, images, crc and size of the data of each row, all sizes checked."""
+        file_bytes, used_bytes, all_images = self.path.stat().st_size, 0, 0
+        for place, row in enumerate(self._rows(_SIZES)):
+            if not all(type(n) is int and n >= 0 for n in row):
                 raise DamagedFile(f"{self.path}: row {place} holds values of the wrong type")
-            ordinal, kind, images, crc = numbers
-            if place >= MAX_ROWS or max(data_bytes, len(names)) > MAX_ROW_BYTES or max(images, crc) >= 1 << 32:
+            ordinal, kind, images, crc, names_bytes, data_bytes = row
+            used_bytes, all_images = used_bytes + names_bytes + data_bytes, all_images + images
+            if place >= MAX_ROWS or max(data_bytes, names_bytes) > MAX_ROW_BYTES or crc >= 1 << 32:
                 raise LimitExceeded(f"{self.path}: row {place} is one too many or too large")
+            if images > MAX_ROW_IMAGES or all_images > MAX_IMAGES:
+                raise LimitExceeded(
+                    f"{self.path}: row {place} declares {images} images; a row holds {MAX_ROW_IMAGES} at most, and an "
+                    f"archive {MAX_IMAGES}"
+                )
+            if used_bytes > file_bytes:
+                raise DamagedFile(f"{self.path}: rows of {used_bytes} bytes in a file of {file_bytes}")
             if ordinal != place:
                 raise DamagedFile(f"{self.path}: row {place} is missing")
-            yield Item(ordinal, kind, images, crc, names, data_bytes)
+            yield ordinal, kind, images, crc, data_bytes
 
     def _check_totals(self) -> Totals:
         counted = Totals(0, 0, _START)
@@ -209,6 +277,10 @@ class Vessel:
         ordinal = self.totals.items
         if ordinal >= MAX_ROWS or max(len(data), len(names)) > MAX_ROW_BYTES:
             raise LimitExceeded(f"{self.path}: an archive holds {MAX_ROWS} rows of {MAX_ROW_BYTES} bytes at most")
+        if images > MAX_ROW_IMAGES or self.totals.images + images > MAX_IMAGES:
+            raise LimitExceeded(
+                f"{self.path}: a row holds {MAX_ROW_IMAGES} images at most, and an archive {MAX_IMAGES}"
+            )
         crc = checksum(ordinal, kind, images, names, data)
         totals = self.totals.after(images, crc)
         with _errors(self.path):
@@ -230,16 +302,29 @@ class Vessel:
         return item
 
 
+def _take_place(fresh: Path, path: Path) -> None:
+    """Give a file its name, unless another has it."""
+    try:
+        os.link(fresh, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        path.touch(exist_ok=False)
+        fresh.replace(path)
+
+
 def create(path: Path) -> Vessel:
     """A new, empty archive, opened for writing.
 
     Raises:
-        FileExistsError: If the file exists.
+        FileExistsError: If the file, or a journal of its name, exists.
     """
-    if os.path.lexists(path) or os.path.lexists(f"{path}-journal"):
+    if os.path.lexists(path):
         raise FileExistsError(f"{path} exists")
-    fresh = path.with_name(f".{path.name}.unfinished")
-    fresh.unlink(missing_ok=True)
+    path = path.resolve()
+    if os.path.lexists(_journal_of(path)):
+        raise FileExistsError(f"{_journal_of(path)}: the journal of an archive that is gone is left: delete or move it")
+    fresh = path.with_name(f".{path.name}-{secrets.token_hex(8)}.unfinished")
     fresh.touch()
     try:
         with _errors(path):
@@ -256,7 +341,7 @@ def create(path: Path) -> Vessel:
             connection.execute("INSERT INTO meta VALUES (0, 0, ?)", (_START,))
             connection.execute("COMMIT")
             connection.close()
-        fresh.rename(path)
+        _take_place(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
     return Vessel(path, writable=True)
