@@ -20,7 +20,7 @@ from calotype.bitsback import chunk
 from calotype.bitsback.model import HALF, RING, LatentBundle, Model, Shifted, bundle_of
 from calotype.bundle import ModelFile
 from calotype.coding import PRECISION_BITS, Family, Stack
-from calotype.errors import CalotypeError, DamagedFile, InexactRuntime, InvalidModel
+from calotype.errors import DamagedFile, InexactRuntime, InvalidModel
 from calotype.learn.bitsback import tables
 from calotype.learn.bitsback.export import members
 from calotype.learn.bitsback.nets import Architecture, LatentModel

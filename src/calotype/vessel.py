@@ -223,9 +223,12 @@ class Vessel:
     def _scan(self) -> list[Item]:
         sizes = list(self._sizes())
         names = self._rows("SELECT names FROM item ORDER BY ordinal")
-        return [Item(*numbers, name, size) for (*numbers, size), (name,) in zip(sizes, names, strict=True)]
+        return [
+            Item(ordinal, kind, images, crc, name, data_bytes)
+            for (ordinal, kind, images, crc, data_bytes), (name,) in zip(sizes, names, strict=True)
+        ]
 
-    def _sizes(self) -> Iterator[tuple[int, ...]]:
+    def _sizes(self) -> Iterator[tuple[int, int, int, int, int]]:
         """Ordinal, kind, images, crc and size of the data of each row, all sizes checked."""
         file_bytes, used_bytes, all_images = self.path.stat().st_size, 0, 0
         for place, row in enumerate(self._rows(_SIZES)):
