@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
 from contextlib import closing
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import calotype
-from calotype import library, names, vessel
+from calotype import arrays, library, names, vessel
 from calotype.archive import Archive, ArchiveWriter, Kind
 from calotype.codec import DEFAULT_QUALITY, level_of
 from calotype.errors import (
@@ -131,7 +134,26 @@ def test_names_are_taken_once(archive: Path, tmp_path: Path, picture: bytes) -> 
         ArchiveWriter(archive)
 
 
-BAD_NAMES = ["", ".", "..", "/etc/passwd", "a/../b", "a//b", "a/", "C:x", "a\\b", "a\nb", "a\0b", "x" * 1025, "\ud800"]
+BAD_NAMES = [
+    "",
+    ".",
+    "..",
+    "/etc/passwd",
+    "a/../b",
+    "a//b",
+    "a/",
+    "C:x",
+    "a\\b",
+    "a\nb",
+    "a\0b",
+    "x" * 1025,
+    "\ud800",
+    "nul",
+    "a/Con.png",
+    "COM1",
+    "lpt9.tar.gz",
+    "aux .txt",
+]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -490,6 +512,44 @@ def test_levels_of_small_images(tmp_path: Path, digits_model: Path) -> None:
             writer.add_images(model, images, level=256)
         item = writer.add_images(model, images)
         assert writer._vessel.data(item)[8] == level_of(DEFAULT_QUALITY)
+
+
+def _idx(shape: tuple[int, ...]) -> bytes:
+    return struct.pack(">BBBB3I", 0, 0, 8, 3, *shape) + bytes(prod(shape))
+
+
+@pytest.mark.parametrize("case", ["zip", "cut", "object", "huge", "nonsense", "gzip"])
+def test_files_that_are_no_arrays(tmp_path: Path, case: str) -> None:
+    path = tmp_path / ("x.idx.gz" if case == "gzip" else "x.npy")
+    if case == "zip":
+        with path.open("wb") as stream:
+            np.savez(stream, a=np.zeros((2, 4, 4), np.uint8))
+    elif case == "gzip":
+        raw = bytearray(gzip.compress(_idx((2, 40, 40)), mtime=0))
+        raw[10] = 0xFF  # a block of a type that there is not
+        path.write_bytes(raw)
+    else:
+        header = {
+            "cut": "{'descr': '|u1', 'fortran_order': False, 'shape': (9, 9, 9), }",
+            "object": "{'descr': '|O', 'fortran_order': False, 'shape': (1, 1, 1), }",
+            "huge": "{'descr': '|u1', 'fortran_order': False, 'shape': (1 << 90, 1, 1), }".replace(
+                "1 << 90", str(1 << 90)
+            ),
+            "nonsense": "{'descr': (((",
+        }[case].encode()
+        path.write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header)
+    with pytest.raises(InputError, match="x"):
+        arrays.read(path)
+
+
+@pytest.mark.parametrize(("name", "module"), [("digits", "sklearn.datasets"), ("mnist", "pooch")])
+def test_data_sets_that_need_more(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from calotype import datasets
+
+    monkeypatch.delenv(datasets.VARIABLE, raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(OptionError, match=r"calotype\[learn\]"):
+        datasets.load_test(name)
 
 
 def test_lossy_small_images(tmp_path: Path, digits_model: Path) -> None:

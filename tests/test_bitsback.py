@@ -20,9 +20,11 @@ from calotype.bitsback import chunk
 from calotype.bitsback.model import HALF, RING, LatentBundle, Model, Shifted, bundle_of
 from calotype.bundle import ModelFile
 from calotype.coding import PRECISION_BITS, Family, Stack
-from calotype.errors import DamagedFile, InexactRuntime, InvalidModel
+from calotype.datasets import Dataset, Split
+from calotype.errors import DamagedFile, InexactRuntime, InputError, InvalidModel
 from calotype.learn.bitsback import tables
 from calotype.learn.bitsback.export import members
+from calotype.learn.bitsback.fit import plan_of
 from calotype.learn.bitsback.nets import Architecture, LatentModel
 from calotype.learn.bitsback.train import Recipe, Row, Training, bpd
 from calotype.proof import prove
@@ -295,6 +297,16 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(rng: np.random.Generat
     second.load(first.state())
     assert second.run(lambda _: None)
     assert members(second.model, CARD) == members(whole.model, CARD)
+    third = Training(arch, recipe, images, images)
+    third.load(second.state())
+    assert third.run(lambda _: None)
+    assert members(third.model, CARD) == members(whole.model, CARD)
+
+
+def test_images_that_no_model_holds_are_refused_before_training() -> None:
+    split = Split(np.zeros((1, 200, 200, 3), np.uint8), np.zeros(1, np.uint8))
+    with pytest.raises(InputError, match="--resize"):
+        plan_of("hvae", Dataset("large", "none", split, split, split), "large", {})
 
 
 def test_training_by_the_command_line(tmp_path: Path) -> None:
