@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import calotype
-from calotype import vessel
+from calotype import sqlite, vessel
 from calotype.archive import Archive, ArchiveWriter, Kind
 from calotype.errors import DamagedFile, InputError, LimitExceeded
 from calotype.vessel import Totals, Vessel, checksum
@@ -47,10 +47,10 @@ def _row(path: Path, kind: int, images: int, names: bytes, data: bytes) -> None:
 def _naming_journal(path: Path, named: Path) -> bytes:
     """A journal that ends in the name of a super-journal, as writers of several files leave."""
     sector, pages = 512, path.stat().st_size // vessel.PAGE_BYTES
-    start = vessel.JOURNAL_MAGIC + struct.pack(">IIIII", 0, 1, pages, sector, vessel.PAGE_BYTES)
+    start = sqlite.JOURNAL_MAGIC + struct.pack(">IIIII", 0, 1, pages, sector, vessel.PAGE_BYTES)
     name = str(named).encode()
     end = struct.pack(">I", (1 << 30) // vessel.PAGE_BYTES + 1) + name + struct.pack(">II", len(name), sum(name))
-    return start.ljust(sector, b"\0") + end + vessel.JOURNAL_MAGIC
+    return start.ljust(sector, b"\0") + end + sqlite.JOURNAL_MAGIC
 
 
 @pytest.mark.parametrize("linked", [False, True])
@@ -126,12 +126,12 @@ def test_opening_beside_a_writer_keeps_its_locks(path: Path) -> None:
 
 def test_files_are_let_go(path: Path) -> None:
     first, second = Vessel(path), Vessel(path)
-    assert sum(vessel._held.values()) >= 2
+    assert sum(sqlite._held.values()) >= 2
     first.close()
     first.close()
     second.close()
     status = path.stat()
-    assert (status.st_dev, status.st_ino) not in vessel._held
+    assert (status.st_dev, status.st_ino) not in sqlite._held
 
 
 def test_of_two_creators_one_wins(tmp_path: Path) -> None:

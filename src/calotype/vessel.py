@@ -8,30 +8,23 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import sqlite3
 import struct
-import threading
 import zlib
-from collections import Counter
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from calotype.errors import DamagedFile, InputError, LimitExceeded, NotCalotype, UnsupportedFile
+from calotype.errors import DamagedFile, InputError, LimitExceeded
+from calotype.sqlite import APPLICATION_ID, VERSION, connect, errors_of, hold, journal_of, release
 
-SQLITE_MAGIC = b"SQLite format 3\0"
-APPLICATION_ID = 0x0CA10D5E
-VERSION = 1
 PAGE_BYTES = 1024
 """Small, since half a page is lost with every row; not smaller, since every page loses four bytes."""
 MAX_ROW_BYTES = 1 << 30
 MAX_ROWS = 1 << 24
 MAX_ROW_IMAGES, MAX_IMAGES = 1 << 16, 1 << 24
-JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
-_BUSY_S = 10.0
 
 _SCHEMA = {
     "item": (
@@ -89,90 +82,6 @@ def checksum(ordinal: int, kind: int, images: int, names: bytes, data: bytes) ->
     return zlib.crc32(data, zlib.crc32(names, zlib.crc32(start)))
 
 
-@contextmanager
-def _errors(path: Path) -> Generator[None]:
-    """SQLite's errors as ours."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error):
-            raise InputError(f"{path}: another program writes to this archive: try again later") from error
-        raise DamagedFile(f"{path}: the archive cannot be read or written: {error}") from error
-    except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
-        raise DamagedFile(f"{path}: the archive is damaged: {error}") from error
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"{path.resolve().as_uri()}?mode={mode}"
-    connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-    for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "synchronous = EXTRA"):
-        connection.execute(f"PRAGMA {pragma}")
-    return connection
-
-
-def _check_start(path: Path) -> None:
-    """Refuse what is no archive before SQLite sees it."""
-    with path.open("rb") as stream:
-        start = stream.read(100)
-    if len(start) < 100 or start[:16] != SQLITE_MAGIC or start[68:72] != APPLICATION_ID.to_bytes(4, "big"):
-        raise NotCalotype(f"{path}: not a calotype archive")
-    version = int.from_bytes(start[60:64], "big")
-    if version != VERSION:
-        raise UnsupportedFile(f"{path}: archive version {version}; this version knows {VERSION}: update calotype")
-    if start[18:20] != b"\x01\x01":
-        raise DamagedFile(f"{path}: the archive is in a mode that archives do not use (write-ahead log)")
-
-
-def _journal_of(path: Path) -> Path:
-    return Path(f"{path}-journal")
-
-
-def _recover(path: Path) -> None:
-    """Let SQLite take back the last change of a writer that was killed, if its journal lies beside the file.
-
-    A journal may end in the name of another file and this magic. SQLite would delete that file, whichever it is.
-    """
-    journal = _journal_of(path)
-    if not os.path.lexists(journal):
-        return
-    if journal.is_symlink() or not journal.is_file():
-        raise DamagedFile(f"{journal}: no journal of an archive")
-    with suppress(FileNotFoundError), journal.open("rb") as stream:  # a writer at work deletes it
-        stream.seek(max(0, journal.stat().st_size - len(JOURNAL_MAGIC)))
-        if stream.read() == JOURNAL_MAGIC:
-            raise DamagedFile(f"{journal}: the journal names another file: it is of no archive, or means harm")
-    with closing(_connect(path, "rw")) as recovering:
-        recovering.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-
-
-_opening = threading.Lock()
-_held: Counter[tuple[int, int]] = Counter()
-"""Files that this process has open, by device and inode. A descriptor of our own on one of them must not be closed:
-that would drop all locks that SQLite holds on it (POSIX fcntl)."""
-
-
-def _hold(path: Path) -> tuple[int, int]:
-    """Check and recover a file that SQLite is to open next; undone by `_release`."""
-    with _opening:
-        status = path.stat()
-        key = status.st_dev, status.st_ino
-        if not _held[key]:
-            _check_start(path)
-        with _errors(path):
-            _recover(path)
-        if not _held[key]:
-            _check_start(path)
-        _held[key] += 1
-    return key
-
-
-def _release(key: tuple[int, int]) -> None:
-    with _opening:
-        _held[key] -= 1
-        if not _held[key]:
-            del _held[key]
-
-
 class Vessel:
     """An archive's rows.
 
@@ -190,9 +99,9 @@ class Vessel:
     def __init__(self, path: Path, *, writable: bool = False) -> None:
         self.path = path.resolve()
         with ExitStack() as held:
-            held.callback(_release, _hold(self.path))
-            with _errors(path):
-                self._connection = held.enter_context(closing(_connect(self.path, "rw" if writable else "ro")))
+            held.callback(release, hold(self.path))
+            with errors_of(path):
+                self._connection = held.enter_context(closing(connect(self.path, "rw" if writable else "ro")))
                 self._rows("BEGIN")
                 self._check_schema()
                 self.items = self._scan()
@@ -264,7 +173,7 @@ class Vessel:
         Raises:
             DamagedFile: If the row's checksum does not hold.
         """
-        with _errors(self.path):
+        with errors_of(self.path):
             found = list(self._rows("SELECT data FROM item WHERE ordinal = ?", item.ordinal))
         data = found[0][0] if found else b""
         if type(data) is not bytes or checksum(item.ordinal, item.kind, item.images, item.names, data) != item.crc:
@@ -286,7 +195,7 @@ class Vessel:
             )
         crc = checksum(ordinal, kind, images, names, data)
         totals = self.totals.after(images, crc)
-        with _errors(self.path):
+        with errors_of(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 stated = next(self._rows("SELECT hash FROM meta"))
@@ -325,13 +234,13 @@ def create(path: Path) -> Vessel:
     if os.path.lexists(path):
         raise FileExistsError(f"{path} exists")
     path = path.resolve()
-    if os.path.lexists(_journal_of(path)):
-        raise FileExistsError(f"{_journal_of(path)}: the journal of an archive that is gone is left: delete or move it")
+    if os.path.lexists(journal_of(path)):
+        raise FileExistsError(f"{journal_of(path)}: the journal of an archive that is gone is left: delete or move it")
     fresh = path.with_name(f".{path.name}-{secrets.token_hex(8)}.unfinished")
     fresh.touch()
     try:
-        with _errors(path):
-            connection = _connect(fresh, "rw")
+        with errors_of(path):
+            connection = connect(fresh, "rw")
             for pragma in (
                 f"page_size = {PAGE_BYTES}",
                 f"application_id = {APPLICATION_ID}",
