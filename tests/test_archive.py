@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
 from contextlib import closing
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +21,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import calotype
-from calotype import library, names, vessel
+from calotype import arrays, library, names, vessel
 from calotype.archive import Archive, ArchiveWriter, Kind
+from calotype.codec import DEFAULT_QUALITY, level_of
 from calotype.errors import (
     CalotypeError,
     DamagedFile,
@@ -27,6 +31,7 @@ from calotype.errors import (
     LimitExceeded,
     ModelNotFound,
     NotCalotype,
+    OptionError,
     UnsupportedFile,
 )
 from calotype.small import small_model
@@ -129,7 +134,26 @@ def test_names_are_taken_once(archive: Path, tmp_path: Path, picture: bytes) -> 
         ArchiveWriter(archive)
 
 
-BAD_NAMES = ["", ".", "..", "/etc/passwd", "a/../b", "a//b", "a/", "C:x", "a\\b", "a\nb", "a\0b", "x" * 1025, "\ud800"]
+BAD_NAMES = [
+    "",
+    ".",
+    "..",
+    "/etc/passwd",
+    "a/../b",
+    "a//b",
+    "a/",
+    "C:x",
+    "a\\b",
+    "a\nb",
+    "a\0b",
+    "x" * 1025,
+    "\ud800",
+    "nul",
+    "a/Con.png",
+    "COM1",
+    "lpt9.tar.gz",
+    "aux .txt",
+]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -140,8 +164,11 @@ def test_names_that_lead_elsewhere(name: str, tmp_path: Path, picture: bytes) ->
         names.checked(name)
 
 
+_PLAIN = st.text(st.characters(categories=["L", "N", "P"], exclude_characters='\\:*?"'), min_size=1, max_size=20)
+
+
 @settings(max_examples=30)
-@given(st.lists(st.text(min_size=1, max_size=20).filter(lambda n: names.fault_of(n) is None), min_size=1, max_size=9))
+@given(st.lists(_PLAIN.filter(lambda n: names.fault_of(n) is None), min_size=1, max_size=9))
 def test_names_come_back(given_names: list[str]) -> None:
     assert names.unpack(names.pack(given_names), len(given_names)) == given_names
     with pytest.raises(DamagedFile):
@@ -251,7 +278,7 @@ def test_rows_of_unknown_kind_or_false_count(tmp_path: Path, tiny_model: Path) -
             (77, 1, b"x", UnsupportedFile),
             (Kind.PICTURE, 2, b"x", DamagedFile),
             (Kind.MODEL, 1, b"x", DamagedFile),
-            (Kind.BITS_BACK, 1 << 21, model_id + bytes(4), LimitExceeded),
+            (Kind.BITS_BACK, 0, model_id + bytes(4), DamagedFile),
             (Kind.LATENTS, 1, model_id + bytes(4), DamagedFile),
             (Kind.BITS_BACK, 1, b"", ModelNotFound),
         ]
@@ -375,6 +402,43 @@ def test_nothing_is_written_outside_the_folder(tmp_path: Path, picture: bytes) -
     assert "means harm" in _run("unpack", tmp_path / "evil.caloset", tmp_path / "out", status=1).stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_overwriting_follows_no_link_out_of_the_folder(tmp_path: Path, picture: bytes) -> None:
+    with ArchiveWriter(tmp_path / "x.caloset") as writer:
+        writer.add_picture("a.png", picture)
+    (tmp_path / "precious").write_text("keep me")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").symlink_to(tmp_path / "precious")
+    done = _run("unpack", tmp_path / "x.caloset", tmp_path / "out", "--overwrite", status=1)
+    assert "outside" in done.stderr
+    assert (tmp_path / "precious").read_text() == "keep me"
+
+
+def test_overwriting_keeps_the_old_archive_until_there_is_a_new_one(tmp_path: Path, small_photo: Image.Image) -> None:
+    good, bad, out = tmp_path / "good", tmp_path / "bad", tmp_path / "x.caloset"
+    good.mkdir()
+    bad.mkdir()
+    small_photo.save(good / "a.png")
+    (bad / "b.png").write_bytes(b"no picture")
+    _run("pack", bad, out, "--lossless", status=1)
+    assert not out.exists()
+    _run("pack", good, out, "--lossless")
+    before = out.read_bytes()
+    assert "b.png" in _run("pack", bad, out, "--lossless", "--overwrite", status=1).stderr
+    assert out.read_bytes() == before
+    small_photo.save(good / "c.png")
+    journal = Path(f"{out}-journal")
+    journal.mkdir()
+    assert "journal" in _run("pack", good, out, "--lossless", "--overwrite", status=1).stderr
+    assert out.read_bytes() == before
+    journal.rmdir()
+    journal.write_bytes(b"")
+    _run("pack", good, out, "--lossless", "--overwrite")
+    assert [name for name, _ in _content(out)] == ["a.png", "c.png"]
+    journal.unlink(missing_ok=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "good", "x.caloset"]
+
+
 def test_a_change_that_was_cut_off_is_taken_back(archive: Path) -> None:
     wanted = _content(archive)
     script = """
@@ -389,6 +453,103 @@ os._exit(1)
     subprocess.run([sys.executable, "-c", script, str(archive)], check=False)
     assert Path(f"{archive}-journal").stat().st_size > 0
     assert _content(archive) == wanted
+
+
+def test_a_broken_model_inside_hides_no_other(tmp_path: Path, tiny_model: Path, images: np.ndarray) -> None:
+    file, path = library.open_path(tiny_model), tmp_path / "x.caloset"
+    with vessel.create(path) as opened:
+        opened.add(Kind.MODEL, 0, b"", b"no model")
+    with Vessel(path, writable=True) as opened:
+        opened.add(Kind.MODEL, 0, b"", file.serialise())
+        packed = ArchiveWriter(tmp_path / "y.caloset")
+        item = packed.add_images(small_model(file), images)
+        opened.add(Kind.BITS_BACK, len(images), b"", packed._vessel.data(item))
+        packed.close()
+    with Archive(path) as archive:
+        np.testing.assert_array_equal(archive.arrays(), images)
+
+
+def test_the_model_that_is_named_comes_first(archive: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = library.open_path(tiny_model)
+    monkeypatch.setattr(library, "vetted", None)
+    with Archive(archive, file) as opened:
+        assert opened.image("000001").size == (SIDE, SIDE)
+
+
+def test_a_picture_by_a_model_of_small_images(tmp_path: Path, digits_model: Path) -> None:
+    data = calotype.encode(np.zeros((8, 8), np.uint8), model=library.open_path(digits_model))
+    with ArchiveWriter(tmp_path / "x.caloset") as writer:
+        writer.add_picture("a", data)
+    with Archive(tmp_path / "x.caloset", library.open_path(digits_model)) as archive:
+        assert archive.image("a").size == (8, 8)
+
+
+def test_arrays_are_not_larger_than_asked_for(
+    tmp_path: Path, tiny_model: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model(library.open_path(tiny_model))
+    with ArchiveWriter(tmp_path / "x.caloset") as writer:
+        writer.add_images(model, images)
+    monkeypatch.setattr("calotype.archive.MAX_ARRAY_BYTES", images.size - 1)
+    with Archive(tmp_path / "x.caloset", model.bundle) as archive, pytest.raises(LimitExceeded, match="samples"):
+        archive.arrays()
+
+
+def test_latents_count_as_samples_do(tmp_path: Path, digits_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model(library.open_path(digits_model))
+    monkeypatch.setattr("calotype.small.image_of", lambda _: (1, 1, 1))
+    monkeypatch.setattr("calotype.archive.MAX_CHUNK_BYTES", 100)
+    with vessel.create(tmp_path / "x.caloset") as opened:
+        opened.add(Kind.LATENTS, 100, b"", model.bundle.id + bytes(9))
+    with Archive(tmp_path / "x.caloset", model.bundle) as archive, pytest.raises(LimitExceeded, match="a chunk holds"):
+        archive.chunk(archive.items[0])
+
+
+def test_levels_of_small_images(tmp_path: Path, digits_model: Path) -> None:
+    model, images = small_model(library.open_path(digits_model)), np.zeros((3, 8, 8, 1), np.uint8)
+    with ArchiveWriter(tmp_path / "x.caloset") as writer:
+        with pytest.raises(OptionError, match="level 256"):
+            writer.add_images(model, images, level=256)
+        item = writer.add_images(model, images)
+        assert writer._vessel.data(item)[8] == level_of(DEFAULT_QUALITY)
+
+
+def _idx(shape: tuple[int, ...]) -> bytes:
+    return struct.pack(">BBBB3I", 0, 0, 8, 3, *shape) + bytes(prod(shape))
+
+
+@pytest.mark.parametrize("case", ["zip", "cut", "object", "huge", "nonsense", "gzip"])
+def test_files_that_are_no_arrays(tmp_path: Path, case: str) -> None:
+    path = tmp_path / ("x.idx.gz" if case == "gzip" else "x.npy")
+    if case == "zip":
+        with path.open("wb") as stream:
+            np.savez(stream, a=np.zeros((2, 4, 4), np.uint8))
+    elif case == "gzip":
+        raw = bytearray(gzip.compress(_idx((2, 40, 40)), mtime=0))
+        raw[10] = 0xFF  # a block of a type that there is not
+        path.write_bytes(raw)
+    else:
+        header = {
+            "cut": "{'descr': '|u1', 'fortran_order': False, 'shape': (9, 9, 9), }",
+            "object": "{'descr': '|O', 'fortran_order': False, 'shape': (1, 1, 1), }",
+            "huge": "{'descr': '|u1', 'fortran_order': False, 'shape': (1 << 90, 1, 1), }".replace(
+                "1 << 90", str(1 << 90)
+            ),
+            "nonsense": "{'descr': (((",
+        }[case].encode()
+        path.write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header)
+    with pytest.raises(InputError, match="x"):
+        arrays.read(path)
+
+
+@pytest.mark.parametrize(("name", "module"), [("digits", "sklearn.datasets"), ("mnist", "pooch")])
+def test_data_sets_that_need_more(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from calotype import datasets
+
+    monkeypatch.delenv(datasets.VARIABLE, raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(OptionError, match=r"calotype\[learn\]"):
+        datasets.load_test(name)
 
 
 def test_lossy_small_images(tmp_path: Path, digits_model: Path) -> None:

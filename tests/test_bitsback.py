@@ -20,9 +20,11 @@ from calotype.bitsback import chunk
 from calotype.bitsback.model import HALF, RING, LatentBundle, Model, Shifted, bundle_of
 from calotype.bundle import ModelFile
 from calotype.coding import PRECISION_BITS, Family, Stack
-from calotype.errors import CalotypeError, DamagedFile, InexactRuntime, InvalidModel
+from calotype.datasets import Dataset, Split
+from calotype.errors import DamagedFile, InexactRuntime, InputError, InvalidModel
 from calotype.learn.bitsback import tables
 from calotype.learn.bitsback.export import members
+from calotype.learn.bitsback.fit import plan_of
 from calotype.learn.bitsback.nets import Architecture, LatentModel
 from calotype.learn.bitsback.train import Recipe, Row, Training, bpd
 from calotype.proof import prove
@@ -271,13 +273,16 @@ def test_a_photo_codec_does_not_take_it(tiny: LatentBundle) -> None:
         library.find(tiny.path)
 
 
-def test_a_model_that_names_unknown_tables(tiny: LatentBundle, images: np.ndarray) -> None:
+@pytest.mark.parametrize(("off_mean", "off_index"), [(0, 5000), (-300, 0)])
+def test_a_model_that_names_unknown_tables(
+    tiny: LatentBundle, images: np.ndarray, off_mean: int, off_index: int
+) -> None:
     class Wild(Networks):
         def run(self, graph: str, **inputs: np.ndarray) -> list[np.ndarray]:
             mean, index = super().run(graph, **inputs)
-            return [mean, index + 5000]
+            return [mean + off_mean, index + off_index]
 
-    with pytest.raises(CalotypeError):
+    with pytest.raises(InvalidModel, match="tables that the model does not have"):
         chunk.encode(Model(tiny, Wild(tiny)), images)
     assert prod(tiny.form.x) == images[0].size
 
@@ -292,6 +297,16 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(rng: np.random.Generat
     second.load(first.state())
     assert second.run(lambda _: None)
     assert members(second.model, CARD) == members(whole.model, CARD)
+    third = Training(arch, recipe, images, images)
+    third.load(second.state())
+    assert third.run(lambda _: None)
+    assert members(third.model, CARD) == members(whole.model, CARD)
+
+
+def test_images_that_no_model_holds_are_refused_before_training() -> None:
+    split = Split(np.zeros((1, 200, 200, 3), np.uint8), np.zeros(1, np.uint8))
+    with pytest.raises(InputError, match="--resize"):
+        plan_of("hvae", Dataset("large", "none", split, split, split), "large", {})
 
 
 def test_training_by_the_command_line(tmp_path: Path) -> None:

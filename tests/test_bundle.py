@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,20 @@ def test_proof_accepts_what_is_exact_and_measures_it() -> None:
 def test_proof_refuses(raw: bytes, why: str) -> None:
     with pytest.raises(InvalidModel, match=why):
         prove("g", raw)
+
+
+@pytest.mark.parametrize("doublings", [20, 60])
+def test_a_proof_takes_little_memory(doublings: int) -> None:
+    names = ["c", *(f"t{i}" for i in range(doublings))]
+    steps = [("Concat", f"{a} {a}", b, {"axis": 1}) for a, b in pairwise(names)]
+    with pytest.raises(InvalidModel, match="channels"):
+        prove("g", _graph(CLIP, *steps, MID, *END))
+    tall, wide = np.ones((1 << 14, 1), np.float32), np.ones((1, 1 << 14), np.float32)
+    with pytest.raises(InvalidModel, match="products of"):
+        prove("g", _graph(("Mul", "tall wide", "p", {}), CLIP, MID, *END, tall=tall, wide=wide))
+    many = [("Floor", names[15], f"f{i}", {}) for i in range(100)]
+    with pytest.raises(InvalidModel, match="tensors have over"):
+        prove("g", _graph(CLIP, *steps[:15], MID, *END[:0], *many, ("Floor", "y", "f", {}), END[1]))
 
 
 def test_proof_is_not_fooled_by_signs() -> None:

@@ -76,6 +76,28 @@ def test_what_cannot_be_done_with_a_model_is_said(
     assert not Path("models").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+@pytest.mark.filterwarnings("ignore:a model is left out")
+def test_links_and_folders_among_the_models(own: Path) -> None:
+    Path("models").mkdir()
+    Path("models/gone.calomodel").symlink_to("nowhere")
+    Path("models/folder.calomodel").mkdir()
+    Path("models/link.calomodel").symlink_to(own)
+    assert "my cats" in run("models").stdout
+    run("models", "remove", "my cats")
+    assert own.exists()
+    assert not Path("models/link.calomodel").is_symlink()
+
+
+def test_a_name_does_not_steer_the_terminal(own: Path) -> None:
+    first = library.open_path(own)
+    card = json.dumps(first.card | {"name": "\x1b[2Jcats"}).encode()
+    bundle.write(Path("wild.calomodel"), {**first.members, "manifest.json": card})
+    shown = run("models", "show", "wild.calomodel").stdout
+    assert "cats" in shown
+    assert "\x1b" not in shown
+
+
 def test_two_models_of_one_name_are_told_apart_by_id(
     own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

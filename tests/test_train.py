@@ -26,7 +26,7 @@ from calotype.learn.config import Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.fit import CHECKPOINT, CONFIG, Data, Watcher, fit, make_fabric, weights_from
 from calotype.learn.model import Codec
-from calotype.learn.train import DivergedError, Row, Training, run
+from calotype.learn.train import STATE, DivergedError, Row, Training, run
 from calotype.learn.watch import LOG, Log
 
 SMALL = Architecture(y_channels=32, z_channels=16, width=32, blocks=2, prior_width=32, context_blocks=1)
@@ -336,7 +336,7 @@ def test_other_files_are_no_weights(tmp_path: Path, content: object, said: str) 
     with pytest.raises(InputError, match=f"other.pt: .*{said}"):
         weights_from(str(path), SMALL)
     with pytest.raises(InputError, match=r"other.pt: no "):
-        checkpoint.load(path)
+        checkpoint.load(path, STATE)
 
 
 def test_a_model_of_another_size_is_no_start() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -27,10 +28,11 @@ from PIL import Image
 from calotype import bundle, codec, library, names, vessel
 from calotype.bitsback import chunk as bitsback_chunk
 from calotype.bitsback.model import Model as BitsBackModel
-from calotype.bundle import ModelFile
+from calotype.bundle import LEVELS, ModelFile
+from calotype.codec import DEFAULT_QUALITY, level_of
 from calotype.container import MODEL_ID_BYTES, unpack_header
-from calotype.errors import DamagedFile, InputError, LimitExceeded, UnsupportedFile
-from calotype.small import SmallModel, image_of, small_model
+from calotype.errors import DamagedFile, InputError, InvalidModel, LimitExceeded, OptionError, UnsupportedFile
+from calotype.small import SmallModel, chunk_size, image_of, small_model
 from calotype.textbook import chunk as textbook_chunk
 from calotype.textbook.model import Model as TextbookModel
 from calotype.vessel import Item, Vessel
@@ -38,7 +40,9 @@ from calotype.vessel import Item, Vessel
 Images = NDArray[np.uint8]
 
 MAX_CHUNK_BYTES = 1 << 26
-"""Samples of all images of a chunk."""
+"""Samples, or latents, of all images of a chunk."""
+MAX_ARRAY_BYTES = 1 << 31
+"""Samples of all images that `Archive.arrays` gives at once."""
 CACHED_CHUNKS = 4
 
 
@@ -52,9 +56,11 @@ class Kind(IntEnum):
 
 
 CHUNKS = (Kind.BITS_BACK, Kind.LATENTS)
+_IMAGES = {Kind.MODEL: (0, 0), Kind.PICTURE: (1, 1)}
+"""Least and most images of a row; 1 and MAX_ROW_IMAGES for the others."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One image of an archive.
 
@@ -109,15 +115,19 @@ class Archive:
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """All images, in order."""
-        return [entry for item in self.items for entry in self._entries_of(item)]
+        """All images, in order.
+
+        Raises:
+            DamagedFile: If names break a rule.
+        """
+        entries = [entry for item in self.items for entry in self._entries_of(item)]
+        if len({entry.name for entry in entries}) < len(entries):
+            raise DamagedFile(f"{self._vessel.path}: two images have the same name")
+        return entries
 
     @cached_property
     def _by_name(self) -> dict[str, Entry]:
-        found = {entry.name: entry for entry in self.entries}
-        if len(found) < len(self.entries):
-            raise DamagedFile(f"{self._vessel.path}: two images have the same name")
-        return found
+        return {entry.name: entry for entry in self.entries}
 
     @property
     def names(self) -> list[str]:
@@ -166,7 +176,7 @@ class Archive:
     def _picture(self, item: Item) -> Image.Image:
         data = self._vessel.data(item)
         coding = unpack_header(data).coding
-        model = None if coding is None else bundle.photo(self._model(coding.model_id))
+        model = None if coding is None else self._model(coding.model_id)
         return codec.decode(data, model=model)
 
     def chunk(self, item: Item) -> Images:
@@ -197,8 +207,8 @@ class Archive:
             raise InputError(f"row {item.ordinal} is no chunk of small images")
         data = memoryview(self._vessel.data(item))
         model = self._small_model(bytes(data[:MODEL_ID_BYTES]))
-        if not 1 <= item.images * prod(image_of(model)) <= MAX_CHUNK_BYTES:
-            raise LimitExceeded(f"row {item.ordinal} declares {item.images} images, none or more than a chunk holds")
+        if chunk_size(model, item.images) > MAX_CHUNK_BYTES:
+            raise LimitExceeded(f"row {item.ordinal} declares {item.images} images, more than a chunk holds")
         if isinstance(model, BitsBackModel) != (item.kind == Kind.BITS_BACK):
             raise DamagedFile(f"row {item.ordinal} names a model of another kind")
         if isinstance(model, BitsBackModel):
@@ -215,26 +225,43 @@ class Archive:
 
         Raises:
             InputError: If they do not all have one size.
+            LimitExceeded: If they have over MAX_ARRAY_BYTES samples.
         """
-        parts = [self.chunk(item) for item in self.items if _kind_of(item) in CHUNKS]
-        if sum(map(len, parts)) != len(self) or len({part.shape[1:] for part in parts}) != 1:
-            raise InputError(f"{self._vessel.path}: the images are not all small ones of one size: unpack to a folder")
+        chunks = [item for item in self.items if _kind_of(item) in CHUNKS]
+        fault = InputError(f"{self._vessel.path}: the images are not all small ones of one size: unpack to a folder")
+        if not chunks or sum(item.images for item in chunks) != len(self):
+            raise fault
+        first = self.chunk(chunks[0])
+        if len(self) * prod(first.shape[1:]) > MAX_ARRAY_BYTES:
+            raise LimitExceeded(f"{self._vessel.path}: over {MAX_ARRAY_BYTES} samples: unpack to a folder")
+        parts = [first]
+        for item in chunks[1:]:
+            parts.append(self.chunk(item))
+            if parts[-1].shape[1:] != first.shape[1:]:
+                raise fault
         return np.concatenate(parts)
 
     def _model(self, model_id: bytes) -> ModelFile:
         if model_id not in self._models:
-            self._models[model_id] = self._embedded.get(model_id) or library.find_id(model_id, self._extra)
+            self._models[model_id] = self._find_model(model_id)
         return self._models[model_id]
+
+    def _find_model(self, model_id: bytes) -> ModelFile:
+        if self._extra is not None and self._extra.id == model_id:
+            return self._extra
+        if model_id in self._embedded:
+            return library.vetted(self._embedded[model_id])
+        return library.find_id(model_id, self._extra)
 
     @cached_property
     def _embedded(self) -> dict[bytes, ModelFile]:
-        """The models inside, by id, vetted."""
+        """The models inside, by id, not yet vetted; those that are no models are left out."""
         found: dict[bytes, ModelFile] = {}
         for item in self.items:
             if _kind_of(item) == Kind.MODEL:
-                file = bundle.read_file(Path(f"{self._vessel.path}:model"), self._vessel.data(item))
-                model = library.vetted(file)
-                found[model.id] = model
+                with suppress(DamagedFile, InvalidModel):
+                    file = bundle.read_file(Path(f"{self._vessel.path}:model"), self._vessel.data(item))
+                    found[file.id] = file
         return found
 
 
@@ -243,8 +270,9 @@ def _kind_of(item: Item) -> Kind:
         kind = Kind(item.kind)
     except ValueError as error:
         raise UnsupportedFile(f"row {item.ordinal} is of kind {item.kind}: update calotype") from error
-    if (kind == Kind.MODEL and item.images) or (kind == Kind.PICTURE and item.images != 1):
-        raise DamagedFile(f"row {item.ordinal} declares {item.images} images")
+    least, most = _IMAGES.get(kind, (1, vessel.MAX_ROW_IMAGES))
+    if not least <= item.images <= most or (kind == Kind.MODEL and item.names):
+        raise DamagedFile(f"row {item.ordinal}, a {kind.name.lower()}, declares {item.images} images, or has names")
     return kind
 
 
@@ -278,11 +306,18 @@ class ArchiveWriter:
         """Close the file."""
         self._vessel.close()
 
-    def _take(self, given: Sequence[str]) -> None:
+    def _add(self, kind: Kind, given: Sequence[str], packed: bytes, data: bytes) -> Item:
+        """Add images of these names, which are taken only once the row is stored."""
+        item = self._vessel.add(kind, len(given), packed, data)
+        self._taken.update(given)
+        return item
+
+    def _check_free(self, given: Sequence[str]) -> None:
+        seen: set[str] = set()
         for name in map(names.check, given):
-            if name in self._taken:
+            if name in self._taken or name in seen:
                 raise InputError(f"the archive holds an image named {name!r} already")
-            self._taken.add(name)
+            seen.add(name)
 
     def add_picture(self, name: str, data: bytes) -> Item:
         """Add a picture: the bytes of a `.calo` file.
@@ -292,8 +327,8 @@ class ArchiveWriter:
             FormatError: If the bytes do not begin like a `.calo` file.
         """
         unpack_header(data)
-        self._take([name])
-        return self._vessel.add(Kind.PICTURE, 1, name.encode(), data)
+        self._check_free([name])
+        return self._add(Kind.PICTURE, [name], name.encode(), data)
 
     def add_images(
         self, model: SmallModel, images: Images, given: Sequence[str] = (), level: int | None = None
@@ -304,21 +339,26 @@ class ArchiveWriter:
             model: A bits-back model, which loses nothing, or a textbook model.
             images: At most as many as MAX_CHUNK_BYTES holds; `chunk_images` gives a good number.
             given: Their names, or none.
-            level: 0..255, for a textbook model.
+            level: 0..255, for a textbook model; that of the usual quality if it is not given.
 
         Raises:
+            OptionError: If the level is out of range.
             InputError: If they do not fit the model, or a name is taken or not allowed.
         """
         if images.dtype != np.uint8 or images.shape[1:] != image_of(model) or not len(images):
             raise InputError(f"images are {images.dtype} {images.shape[1:]}; the model codes uint8 {image_of(model)}")
-        if images.size > MAX_CHUNK_BYTES or len(given) not in (0, len(images)):
+        if chunk_size(model, len(images)) > MAX_CHUNK_BYTES or len(given) not in (0, len(images)):
             raise InputError(f"{len(images)} images with {len(given)} names do not make a chunk")
-        self._take(given or [f"{self._vessel.totals.images + i:06d}" for i in range(len(images))])
+        level = level_of(DEFAULT_QUALITY) if level is None else level
+        if not 0 <= level < LEVELS:
+            raise OptionError(f"level {level} is not within 0..{LEVELS - 1}")
+        called = given or [f"{self._vessel.totals.images + i:06d}" for i in range(len(images))]
+        self._check_free(called)
         if isinstance(model, BitsBackModel):
             kind, data = Kind.BITS_BACK, bitsback_chunk.encode(model, np.ascontiguousarray(images))
         else:
-            kind, data = Kind.LATENTS, textbook_chunk.pack_images(model, images, level or 0)
-        return self._vessel.add(kind, len(images), names.pack(given), model.bundle.id + data)
+            kind, data = Kind.LATENTS, textbook_chunk.pack_images(model, images, level)
+        return self._add(kind, called, names.pack(given), model.bundle.id + data)
 
     def add_model(self, model: ModelFile) -> Item:
         """Add a model, so that the archive opens where it is not installed."""

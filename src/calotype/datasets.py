@@ -9,7 +9,9 @@ from __future__ import annotations
 import gzip
 import os
 import struct
-from collections.abc import Sequence
+import zlib
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,6 +127,15 @@ def load_test(name: str | Path, data: Path | None = None, size_px: int | None = 
     return _read_part(str(name), data, "t10k") if str(name) in _REMOTE else load(name, data, size_px).test
 
 
+@contextmanager
+def _from_extra(name: str) -> Generator[None]:
+    """For an import of what not every installation has."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise OptionError(f"the data set {name} needs {error.name}: pip install 'calotype[learn]'") from error
+
+
 def read_idx(path: Path) -> NDArray[np.uint8]:
     """An IDX file of bytes, gzipped or not: images (n, h, w) or labels (n,).
 
@@ -134,7 +145,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             raw = stream.read(_MAX_IDX_BYTES)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     rank = raw[3] if len(raw) > 3 else 0
     start = 4 + 4 * rank
@@ -164,16 +175,16 @@ def _idx_path(name: str, data: Path | None, file: str) -> Path:
             if place.is_file():
                 return place
         raise InputError(f"{chosen}: no {file} there or in {chosen / name}")
-    import pooch
-
+    with _from_extra(name):
+        import pooch
     remote = _REMOTE[name]
     folder = pooch.os_cache("calotype") / name
     return Path(pooch.retrieve(remote.url + file, f"sha256:{remote.sha256[file]}", file, folder))
 
 
 def _digits() -> Dataset:
-    from sklearn.datasets import load_digits
-
+    with _from_extra(DIGITS):
+        from sklearn.datasets import load_digits
     found = load_digits()
     images = np.floor(found.images * (255 / 16) + 0.5).astype(np.uint8)[..., None]  # pyright: ignore[reportAttributeAccessIssue]
     labels = found.target.astype(np.uint8)  # pyright: ignore[reportAttributeAccessIssue]

@@ -15,7 +15,7 @@ from calotype import bundle
 from calotype.bitsback import model as bitsback
 from calotype.bitsback.model import LatentBundle
 from calotype.bundle import PHOTO, SUFFIX, Bundle, ModelFile
-from calotype.errors import InvalidModel, ModelNotFound
+from calotype.errors import InvalidModel, ModelError, ModelNotFound
 from calotype.textbook import model as textbook
 from calotype.textbook.model import TextbookBundle
 
@@ -86,11 +86,17 @@ def open_path(path: Path) -> AnyBundle:
 def installed() -> Iterator[AnyBundle]:
     """The models in the package, then those in the user's folder."""
     for folder in (shipped_folder(), user_folder()):
-        for path in sorted(folder.glob(f"*{SUFFIX}")):
-            try:
-                yield open_path(path)
-            except InvalidModel as error:  # noqa: PERF203
-                warnings.warn(f"a model is left out: {error}", stacklevel=2)
+        for _, model in _in_folder(folder):
+            yield model
+
+
+def _in_folder(folder: Path) -> Iterator[tuple[Path, AnyBundle]]:
+    """The models in a folder, each with where it, or the link to it, lies."""
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            yield path, open_path(path)
+        except (ModelError, OSError) as error:  # noqa: PERF203
+            warnings.warn(f"a model is left out: {error}", stacklevel=3)
 
 
 def find_any(model: ModelFile | str | Path | None) -> ModelFile:
@@ -162,11 +168,11 @@ def remove(model: str) -> Path:
     Raises:
         ModelNotFound: If there is none, or it came with the package.
     """
-    found = [m for m in installed() if model in (m.name, m.id.hex())]
-    own = [m for m in found if m.path.parent == user_folder().resolve()]
+    own = [path for path, found in _in_folder(user_folder()) if model in (found.name, found.id.hex())]
     if not own:
+        found = any(model in (m.name, m.id.hex()) for m in installed())
         raise ModelNotFound(f"{model!r} came with calotype and stays" if found else f"no model {model!r} is installed")
     if len(own) > 1:
         raise ModelNotFound(f"{len(own)} models are named {model!r}: give the id of one, as calotype models lists them")
-    own[0].path.unlink()
-    return own[0].path
+    own[0].unlink()
+    return own[0]

@@ -9,6 +9,8 @@ from calotype.errors import DamagedFile, InputError
 
 MAX_NAME_BYTES = 1024
 _FORBIDDEN = set('\\:*?"<>|')
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
+"""What Windows takes for devices, in any case and with any suffix."""
 
 
 def fault_of(name: str) -> str | None:
@@ -23,6 +25,8 @@ def fault_of(name: str) -> str | None:
         return "holds a character that paths may not hold"
     if any(part in ("", ".", "..") or part != part.strip(" ") or part.endswith(".") for part in name.split("/")):
         return "is no plain relative path"
+    if any(part.split(".")[0].rstrip(" ").upper() in _DEVICES for part in name.split("/")):
+        return "names a device of Windows"
     return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx
@@ -25,6 +26,8 @@ FLOAT_OPERATORS = EXACT_OPERATORS | {"Sigmoid", "Gather", "SpaceToDepth", "Sign"
 SMALL_OPERATORS = FLOAT_OPERATORS | {"Gemm", "Relu", "MaxPool", "ConvTranspose"}
 """Of models of small images."""
 MAX_NODES = 2000
+MAX_CHANNELS, MAX_ALL_CHANNELS = 1 << 17, 1 << 22
+"""Of a tensor, and of all tensors of a graph together: what a proof takes memory for."""
 SMALLEST_GRID, LARGEST_VALUE = 2.0**-100, 2.0**100
 """Far within float32's normal numbers."""
 RESULTS = {"features": 512, "mean": 8184, "index": 63}
@@ -79,6 +82,7 @@ class Prover:
         self.inputs = {v.name: v for v in self.graph.input}
         self.ranges: dict[str, Range] = {}
         self.layers: list[Layer] = []
+        self.channels = self.values = 0
         self._walk: dict[str, Callable[[onnx.NodeProto], None]] = {
             "Conv": self._conv, "Add": self._add, "Mul": self._mul, "Floor": self._floor,
             "Clip": self._clip, "Concat": self._concat, "Cast": self._cast, "DepthToSpace": self._shuffle,
@@ -95,6 +99,7 @@ class Prover:
         )
         for node in self.graph.node:
             self._walk[node.op_type](node)
+            self._count(len(self.ranges[node.output[0]].limit) if node.output[0] in self.ranges else 0)
         for output in self.graph.output:
             result, limit = self._range(output.name), RESULTS.get(output.name, -1)
             self._demand(result.grid.min() >= 1 and result.limit.max() <= limit, f"{output.name} is no known result")
@@ -103,6 +108,13 @@ class Prover:
     def _demand(self, holds: bool | np.bool_, otherwise: str) -> None:
         if not holds:
             raise InvalidModel(f"{self.name}: {otherwise}")
+
+    def _limit_channels(self, channels: int, name: str) -> None:
+        self._demand(1 <= channels <= MAX_CHANNELS, f"{name} has {channels} channels, not 1 to {MAX_CHANNELS}")
+
+    def _count(self, channels: int) -> None:
+        self.channels += channels
+        self._demand(self.channels <= MAX_ALL_CHANNELS, f"its tensors have over {MAX_ALL_CHANNELS} channels")
 
     def _range(self, name: str) -> Range:
         self._demand(name in self.ranges, f"{name} is used before anything limits it")
@@ -141,6 +153,12 @@ class Prover:
     def _mul(self, node: onnx.NodeProto) -> None:
         left, right = node.input
         if left in self.constants and right in self.constants:
+            shapes = (self.constants[name].shape for name in node.input)
+            size = prod(np.broadcast_shapes(*shapes))
+            self.values += size
+            self._demand(
+                self.values <= MAX_BUNDLE_BYTES, f"{node.output[0]}: products of over {MAX_BUNDLE_BYTES} values"
+            )
             product = self.constants[left] * self.constants[right]
             self._demand(np.array_equal(product.astype(np.float32), product), f"{node.output[0]} is no float32")
             self.constants[node.output[0]] = product
@@ -159,7 +177,8 @@ class Prover:
         if source in self.inputs:  # an integer by the format's rules
             tensor = self.inputs[source].type.tensor_type
             channels = tensor.shape.dim[1].dim_value
-            self._demand(tensor.elem_type == TensorProto.FLOAT and channels > 0, f"input {source}: type or channels")
+            self._demand(tensor.elem_type == TensorProto.FLOAT, f"input {source}: not float32")
+            self._limit_channels(channels, f"input {source}")
             x = Range(np.full(channels, LARGEST_VALUE), np.ones(channels))
         else:
             x = self._range(source)
@@ -169,6 +188,7 @@ class Prover:
     def _concat(self, node: onnx.NodeProto) -> None:
         parts = [self._range(n) for n in node.input]
         self._demand(node.attribute[0].i == 1, f"{node.output[0]}: joins another axis than channels")
+        self._limit_channels(sum(len(p.limit) for p in parts), node.output[0])
         joined = (np.concatenate([p.limit for p in parts]), np.concatenate([p.grid for p in parts]))
         self.ranges[node.output[0]] = Range(*joined)
 

@@ -33,4 +33,10 @@ def image_of(model: SmallModel) -> tuple[int, int, int]:
 
 def chunk_images(model: SmallModel) -> int:
     """How many images should share a row: more take fewer bytes, fewer are decoded sooner."""
-    return max(1, min(CHUNK_IMAGES, CHUNK_SAMPLES // prod(image_of(model))))
+    return max(1, min(CHUNK_IMAGES, CHUNK_SAMPLES // chunk_size(model, 1)))
+
+
+def chunk_size(model: SmallModel, images: int) -> int:
+    """Samples of so many images, or the latents that a reader has at once, whichever are more."""
+    latents = model.bundle.latents if isinstance(model, TextbookModel) else 0
+    return images * max(prod(image_of(model)), latents)

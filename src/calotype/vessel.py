@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
+import secrets
 import struct
 import zlib
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from calotype.errors import DamagedFile, InputError, LimitExceeded, NotCalotype, UnsupportedFile
+from calotype.errors import DamagedFile, InputError, LimitExceeded
+from calotype.sqlite import APPLICATION_ID, VERSION, connect, errors_of, hold, journal_of, release
 
-SQLITE_MAGIC = b"SQLite format 3\0"
-APPLICATION_ID = 0x0CA10D5E
-VERSION = 1
 PAGE_BYTES = 1024
 """Small, since half a page is lost with every row; not smaller, since every page loses four bytes."""
 MAX_ROW_BYTES = 1 << 30
 MAX_ROWS = 1 << 24
-_BUSY_S = 10.0
+MAX_ROW_IMAGES, MAX_IMAGES = 1 << 16, 1 << 24
 
 _SCHEMA = {
     "item": (
@@ -36,9 +34,14 @@ _SCHEMA = {
     "meta": "CREATE TABLE meta (items INTEGER NOT NULL, images INTEGER NOT NULL, hash BLOB NOT NULL)",
 }
 _START = bytes(32)
+_SIZES = (
+    "SELECT ordinal, kind, images, crc, CASE typeof(names) WHEN 'blob' THEN length(names) END, "
+    "CASE typeof(data) WHEN 'blob' THEN length(data) END FROM item ORDER BY ordinal"
+)
+"""Reads no blob: several rows may share the pages of one, which makes a small file large."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """A row without its data.
 
@@ -79,40 +82,6 @@ def checksum(ordinal: int, kind: int, images: int, names: bytes, data: bytes) ->
     return zlib.crc32(data, zlib.crc32(names, zlib.crc32(start)))
 
 
-@contextmanager
-def _errors(path: Path) -> Generator[None]:
-    """SQLite's errors as ours."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error):
-            raise InputError(f"{path}: another program writes to this archive: try again later") from error
-        raise DamagedFile(f"{path}: the archive cannot be read or written: {error}") from error
-    except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
-        raise DamagedFile(f"{path}: the archive is damaged: {error}") from error
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"{path.resolve().as_uri()}?mode={mode}"
-    connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-    for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "synchronous = FULL"):
-        connection.execute(f"PRAGMA {pragma}")
-    return connection
-
-
-def _check_start(path: Path) -> None:
-    """Refuse what is no archive before SQLite sees it."""
-    with path.open("rb") as stream:
-        start = stream.read(100)
-    if len(start) < 100 or start[:16] != SQLITE_MAGIC or start[68:72] != APPLICATION_ID.to_bytes(4, "big"):
-        raise NotCalotype(f"{path}: not a calotype archive")
-    version = int.from_bytes(start[60:64], "big")
-    if version != VERSION:
-        raise UnsupportedFile(f"{path}: archive version {version}; this version knows {VERSION}: update calotype")
-    if start[18:20] != b"\x01\x01":
-        raise DamagedFile(f"{path}: the archive is in a mode that archives do not use (write-ahead log)")
-
-
 class Vessel:
     """An archive's rows.
 
@@ -128,23 +97,17 @@ class Vessel:
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
-        self.path = path
-        _check_start(path)
-        with _errors(path):
-            if Path(f"{path}-journal").exists():  # left by a writer that was killed: SQLite takes its last change back
-                with closing(_connect(path, "rw")) as recovering:
-                    recovering.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            self._connection = _connect(path, "rw" if writable else "ro")
-        try:
-            with _errors(path):
-                self._connection.execute("BEGIN")
+        self.path = path.resolve()
+        with ExitStack() as held:
+            held.callback(release, hold(self.path))
+            with errors_of(path):
+                self._connection = held.enter_context(closing(connect(self.path, "rw" if writable else "ro")))
+                self._rows("BEGIN")
                 self._check_schema()
-                self.items = list(self._scan())
+                self.items = self._scan()
                 self.totals = self._check_totals()
-                self._connection.execute("COMMIT")
-        except BaseException:
-            self._connection.close()
-            raise
+                self._rows("COMMIT")
+            self._held = held.pop_all()
 
     def __enter__(self) -> Vessel:
         return self
@@ -156,27 +119,44 @@ class Vessel:
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        self._held.close()
 
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         return self._connection.execute(query, values)
 
     def _check_schema(self) -> None:
-        found = {name: (kind, sql) for kind, name, sql in self._rows("SELECT type, name, sql FROM sqlite_schema")}
-        if found != {name: ("table", sql) for name, sql in _SCHEMA.items()}:
+        found = sorted(self._rows("SELECT type, name, sql FROM sqlite_schema"), key=repr)
+        if found != [("table", name, sql) for name, sql in _SCHEMA.items()]:
             raise DamagedFile(f"{self.path}: the archive's tables are not those of version {VERSION}")
 
-    def _scan(self) -> Iterator[Item]:
-        query = "SELECT ordinal, kind, images, crc, names, length(data), typeof(data) FROM item ORDER BY ordinal"
-        for place, (*numbers, names, data_bytes, data_type) in enumerate(self._rows(query)):
-            if not all(type(n) is int and n >= 0 for n in numbers) or type(names) is not bytes or data_type != "blob":
+    def _scan(self) -> list[Item]:
+        sizes = list(self._sizes())
+        names = self._rows("SELECT names FROM item ORDER BY ordinal")
+        return [
+            Item(ordinal, kind, images, crc, name, data_bytes)
+            for (ordinal, kind, images, crc, data_bytes), (name,) in zip(sizes, names, strict=True)
+        ]
+
+    def _sizes(self) -> Iterator[tuple[int, int, int, int, int]]:
+        """Ordinal, kind, images, crc and size of the data of each row, all sizes checked."""
+        file_bytes, used_bytes, all_images = self.path.stat().st_size, 0, 0
+        for place, row in enumerate(self._rows(_SIZES)):
+            if not all(type(n) is int and n >= 0 for n in row):
                 raise DamagedFile(f"{self.path}: row {place} holds values of the wrong type")
-            ordinal, kind, images, crc = numbers
-            if place >= MAX_ROWS or max(data_bytes, len(names)) > MAX_ROW_BYTES or max(images, crc) >= 1 << 32:
+            ordinal, kind, images, crc, names_bytes, data_bytes = row
+            used_bytes, all_images = used_bytes + names_bytes + data_bytes, all_images + images
+            if place >= MAX_ROWS or max(data_bytes, names_bytes) > MAX_ROW_BYTES or crc >= 1 << 32:
                 raise LimitExceeded(f"{self.path}: row {place} is one too many or too large")
+            if images > MAX_ROW_IMAGES or all_images > MAX_IMAGES:
+                raise LimitExceeded(
+                    f"{self.path}: row {place} declares {images} images; a row holds {MAX_ROW_IMAGES} at most, and an "
+                    f"archive {MAX_IMAGES}"
+                )
+            if used_bytes > file_bytes:
+                raise DamagedFile(f"{self.path}: rows of {used_bytes} bytes in a file of {file_bytes}")
             if ordinal != place:
                 raise DamagedFile(f"{self.path}: row {place} is missing")
-            yield Item(ordinal, kind, images, crc, names, data_bytes)
+            yield ordinal, kind, images, crc, data_bytes
 
     def _check_totals(self) -> Totals:
         counted = Totals(0, 0, _START)
@@ -193,7 +173,7 @@ class Vessel:
         Raises:
             DamagedFile: If the row's checksum does not hold.
         """
-        with _errors(self.path):
+        with errors_of(self.path):
             found = list(self._rows("SELECT data FROM item WHERE ordinal = ?", item.ordinal))
         data = found[0][0] if found else b""
         if type(data) is not bytes or checksum(item.ordinal, item.kind, item.images, item.names, data) != item.crc:
@@ -209,9 +189,13 @@ class Vessel:
         ordinal = self.totals.items
         if ordinal >= MAX_ROWS or max(len(data), len(names)) > MAX_ROW_BYTES:
             raise LimitExceeded(f"{self.path}: an archive holds {MAX_ROWS} rows of {MAX_ROW_BYTES} bytes at most")
+        if images > MAX_ROW_IMAGES or self.totals.images + images > MAX_IMAGES:
+            raise LimitExceeded(
+                f"{self.path}: a row holds {MAX_ROW_IMAGES} images at most, and an archive {MAX_IMAGES}"
+            )
         crc = checksum(ordinal, kind, images, names, data)
         totals = self.totals.after(images, crc)
-        with _errors(self.path):
+        with errors_of(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 stated = next(self._rows("SELECT hash FROM meta"))
@@ -230,20 +214,33 @@ class Vessel:
         return item
 
 
+def _take_place(fresh: Path, path: Path) -> None:
+    """Give a file its name, unless another has it."""
+    try:
+        os.link(fresh, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        path.touch(exist_ok=False)
+        fresh.replace(path)
+
+
 def create(path: Path) -> Vessel:
     """A new, empty archive, opened for writing.
 
     Raises:
-        FileExistsError: If the file exists.
+        FileExistsError: If the file, or a journal of its name, exists.
     """
-    if os.path.lexists(path) or os.path.lexists(f"{path}-journal"):
+    if os.path.lexists(path):
         raise FileExistsError(f"{path} exists")
-    fresh = path.with_name(f".{path.name}.unfinished")
-    fresh.unlink(missing_ok=True)
+    path = path.resolve()
+    if os.path.lexists(journal_of(path)):
+        raise FileExistsError(f"{journal_of(path)}: the journal of an archive that is gone is left: delete or move it")
+    fresh = path.with_name(f".{path.name}-{secrets.token_hex(8)}.unfinished")
     fresh.touch()
     try:
-        with _errors(path):
-            connection = _connect(fresh, "rw")
+        with errors_of(path):
+            connection = connect(fresh, "rw")
             for pragma in (
                 f"page_size = {PAGE_BYTES}",
                 f"application_id = {APPLICATION_ID}",
@@ -256,7 +253,7 @@ def create(path: Path) -> Vessel:
             connection.execute("INSERT INTO meta VALUES (0, 0, ?)", (_START,))
             connection.execute("COMMIT")
             connection.close()
-        fresh.rename(path)
+        _take_place(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
     return Vessel(path, writable=True)

@@ -193,7 +193,7 @@ class Model:
         """Tables of the pixels, given all latents."""
         mean, shape = self._run("likelihood.onnx", zs, prod(self.form.image))
         index = mean * self.form.shapes + shape
-        if shape.max() >= self.form.shapes or index.max() >= len(self.bundle.pixels.frequencies):
+        if shape.max() >= self.form.shapes or index.min() < 0 or index.max() >= len(self.bundle.pixels.frequencies):
             raise InvalidModel(f"{self.bundle.path}: likelihood.onnx names tables that the model does not have")
         return index.astype(np.uint16)
 

@@ -12,7 +12,7 @@ import calotype
 from calotype import library
 from calotype.bundle import SUFFIX, Bundle
 from calotype.cli import files
-from calotype.cli.console import print_table, say, shown
+from calotype.cli.console import print_table, printable, say, shown
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Its name, its id, or a model file.")]
@@ -62,7 +62,7 @@ def show(model: Model, as_json: Json = False) -> None:
     for key in ("description", "licence"):
         if key in found.card:
             facts[key] = str(found.card[key])
-    typer.echo(f"{found.name} {found.version}")
+    typer.echo(printable(f"{found.name} {found.version}"))
     print_table([*facts.items()])
     curve = found.card.get("curve", [])
     if isinstance(found, Bundle) and curve:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,13 +20,13 @@ from rich.progress import track
 
 import calotype
 from calotype import arrays, datasets, library
-from calotype.archive import ArchiveWriter, Item
+from calotype.archive import Archive, ArchiveWriter, Item
 from calotype.bitsback.model import LatentBundle
 from calotype.bundle import Bundle, ModelFile
 from calotype.cli import pictures
 from calotype.cli.console import STDERR, complain, note_preview, say, shown
 from calotype.codec import DEFAULT_QUALITY, level_of
-from calotype.errors import FormatError, InputError, OptionError
+from calotype.errors import CalotypeError, FormatError, InputError, OptionError
 from calotype.pixels import from_image
 from calotype.small import SmallModel, chunk_images, image_of, small_model
 
@@ -71,7 +73,7 @@ def pack(
 
     Pictures are packed as `encode` encodes them; images of the size that a model of small images codes, many to a row.
     Of a data set by name, the test images are packed. What is said to be stored stays stored, even if the command is
-    killed.
+    killed; with --overwrite the old archive stays until the new one is whole.
     """
     if out.suffix != SUFFIX:
         raise OptionError(f"{out}: the name of an archive ends in {SUFFIX}")
@@ -86,11 +88,7 @@ def pack(
     source = _Source.of(data)
     if chosen is not None and chosen.status == "preview" and not (embed_model or quiet):
         note_preview(chosen.name)
-    if os.path.lexists(out):
-        if not overwrite:
-            raise FileExistsError(f"{out} exists: use --overwrite to replace it")
-        out.unlink()
-    with ArchiveWriter(out) as archive:
+    with _finally_at(out, overwrite=overwrite) as path, ArchiveWriter(path) as archive:
         if embed_model and chosen is not None:
             archive.add_model(chosen)
         if chosen is None or isinstance(chosen, Bundle):
@@ -98,7 +96,60 @@ def pack(
         else:
             level = level_of(DEFAULT_QUALITY if quality is None else quality)
             parts = _chunks(archive, source, small_model(chosen), level)
-        _run(list(parts), out, quiet=quiet)
+        stored, failed = _run(list(parts), quiet=quiet)
+    if not quiet and stored:
+        rest = f"  {failed} failed" if failed else ""
+        say(f"{shown(out)}: {stored} images  {out.stat().st_size:,} bytes{rest}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _finally_at(out: Path, *, overwrite: bool) -> Generator[Path]:
+    """Where to write an archive: at its place, or beside one that it replaces once it is done, if it holds an image."""
+    if not os.path.lexists(out):
+        yield out
+        _drop_if_empty(out)
+        return
+    if not overwrite:
+        raise FileExistsError(f"{out} exists: use --overwrite to replace it")
+    out = out.resolve()
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: name a file to write")
+    _settle(out)
+    fresh = out.with_name(f".{out.name}-{secrets.token_hex(8)}.unfinished")
+    try:
+        yield fresh
+        _drop_if_empty(fresh)
+        if fresh.exists():
+            _settle(out)
+            fresh.replace(out)
+    finally:
+        fresh.unlink(missing_ok=True)
+        Path(f"{fresh}-journal").unlink(missing_ok=True)
+
+
+def _drop_if_empty(path: Path) -> None:
+    with Archive(path) as made:
+        empty = not len(made)
+    if empty:
+        path.unlink()
+
+
+def _settle(out: Path) -> None:
+    """See to it that no journal lies beside an archive, for it would be applied to the next one of that name.
+
+    To open an archive is to recover it, and that removes the journal.
+    """
+    journal = Path(f"{out}-journal")
+    if not os.path.lexists(journal):
+        return
+    with suppress(CalotypeError):
+        Archive(out).close()
+        if journal.is_file() and not journal.stat().st_size:
+            journal.unlink()
+    if os.path.lexists(journal):
+        raise InputError(f"{journal}: the journal of an archive that cannot be recovered is left: delete or move it")
 
 
 @dataclass(frozen=True)
@@ -184,8 +235,8 @@ def _samples(path: Path, form: tuple[int, int, int]) -> Images:
     return picture.samples.astype(np.uint8)
 
 
-def _run(parts: list[Part], out: Path, *, quiet: bool) -> None:
-    """Add every part, say what is stored as soon as it is, and what is not."""
+def _run(parts: list[Part], *, quiet: bool) -> tuple[int, int]:
+    """Add every part, say what is stored as soon as it is, and what is not; how many images were and were not."""
     watched: Iterable[Part] = parts
     if not quiet and sys.stderr.isatty():
         watched = track(parts, "", console=STDERR, transient=True)
@@ -200,8 +251,4 @@ def _run(parts: list[Part], out: Path, *, quiet: bool) -> None:
         stored, failed = stored + item.images, failed + part.images - item.images
         if not quiet and not sys.stderr.isatty():
             say(f"{part.label} stored  {item.data_bytes:,} bytes")
-    if not quiet:
-        rest = f"  {failed} failed" if failed else ""
-        say(f"{shown(out)}: {stored} images  {out.stat().st_size:,} bytes{rest}")
-    if failed:
-        raise typer.Exit(1)
+    return stored, failed

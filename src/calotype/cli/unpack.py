@@ -87,10 +87,10 @@ def _write(source: Archive, entry: Entry, job: Job, suffix: str, *, overwrite: b
 
 
 def _target(folder: Path, name: str, suffix: str) -> Path:
-    """Where an image goes: under the folder, even if links lie in it."""
+    """Where an image goes: under the folder, even if links lie in it or stand in its place."""
     plain = Path(name)
     target = folder / plain.with_name(f"{plain.stem if pictures.is_picture(plain) else plain.name}.{suffix}")
-    if not target.parent.resolve().is_relative_to(folder.resolve()):
+    if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(folder)):
         raise InputError(f"{target} lies outside {folder}, by way of a link")
     return target
 

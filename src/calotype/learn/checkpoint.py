@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,6 @@ import torch
 from torch import Tensor
 
 from calotype.errors import InputError
-
-STATE = {"step", "rollbacks", "codec", "average", "optimisers"}
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -30,14 +29,18 @@ def _load(path: Path) -> dict[str, Any]:
     return state
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
     """The state of a run, as `save` wrote it.
+
+    Args:
+        path: The file.
+        keys: What it must have.
 
     Raises:
         InputError: If the file is something else.
     """
     state = _load(path)
-    if missing := STATE - set(state):
+    if missing := set(keys) - set(state):
         raise InputError(f"{path}: no checkpoint of a run; it lacks {', '.join(sorted(missing))}")
     return state
 

@@ -27,7 +27,7 @@ from calotype.learn.export import add_visual_head, export
 from calotype.learn.grow import origin
 from calotype.learn.look import LEAST_PX
 from calotype.learn.restore import codec_of
-from calotype.learn.train import Row, Training, run
+from calotype.learn.train import STATE, Row, Training, run
 from calotype.learn.watch import LOG, Log, Point, as_unit, curve, middle
 from calotype.runtime import Runtime
 
@@ -176,7 +176,7 @@ def _begun(plan: Config, crops: Crops, fabric: Fabric, saved: Path, start: str |
     if not saved.exists():
         weights = None if start is None else weights_from(start, plan.architecture)
         return Training(plan, crops, fabric, weights)
-    state = checkpoint.load(saved)
+    state = checkpoint.load(saved, STATE)
     training = Training(plan, crops, fabric, state["codec"])
     training.load(state)
     return training
@@ -229,7 +229,7 @@ def to_bundle(folder: Path, data: Data, out: Path, start: str | None) -> None:
         start: What the run started from; a visual head is added to it.
     """
     plan = config.read(folder / CONFIG)
-    state = checkpoint.load(folder / CHECKPOINT)
+    state = checkpoint.load(folder / CHECKPOINT, STATE)
     weights: dict[str, Any] = state["average"]
     validation = [Image.fromarray(p.numpy()) for p in data.validation]
     made = {"steps_trained": state["step"], "hours": round(hours(folder), 2), "hardware": hardware()}

@@ -26,6 +26,8 @@ from calotype.learn.start import start_as_transform
 START_CROPS, GROWTH_CROPS = 256, 384
 MOST_ROLLBACKS = 8
 SLOWER = 0.5
+STATE = {"step", "rollbacks", "codec", "average", "optimisers"}
+"""What a checkpoint of a run holds."""
 
 
 class DivergedError(CalotypeError):

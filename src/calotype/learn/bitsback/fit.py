@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from calotype import bundle
-from calotype.bitsback.model import LatentBundle, bundle_of
+from calotype.bitsback.model import MAX_ELEMENTS, MAX_SIDE, LatentBundle, bundle_of
 from calotype.datasets import Dataset, Split
-from calotype.errors import OptionError
+from calotype.errors import InputError, OptionError
 from calotype.learn import checkpoint
 from calotype.learn.bitsback.export import export
 from calotype.learn.bitsback.nets import Architecture
@@ -42,11 +42,20 @@ class Plan:
 
 
 def plan_of(arch: str, data: Dataset, name: str, changes: dict[str, Any]) -> Plan:
-    """The plan of a run: what is usual for the family, with the changes to its recipe."""
+    """The plan of a run: what is usual for the family, with the changes to its recipe.
+
+    Raises:
+        InputError: If the images are larger than a model may be for.
+    """
     architecture, recipe = USUAL[arch]
     source = [{"name": f"{data.name}, training part", "licence": data.licence}]
     about = {"name": name, "version": "1", "status": "preview", "arch": arch, "data": source}
     height, width, channels = data.train.images.shape[1:]
+    if height * width * channels > MAX_ELEMENTS or max(height, width, channels) > MAX_SIDE:
+        raise InputError(
+            f"{data.name}: images of {width}x{height} pixels, {channels} channels; lossless models code {MAX_ELEMENTS} "
+            f"samples at most, {MAX_SIDE} a side: give --resize"
+        )
     return Plan(replace(architecture, image=(height, width, channels)), replace(recipe, **changes), about)
 
 

@@ -107,6 +107,7 @@ class Training:
         biases = [p for p in self.model.parameters() if p.ndim == 1]
         self.optimisers = [Muon(matrices, lr=recipe.muon_rate), torch.optim.AdamW(biases, lr=recipe.adamw_rate)]
         self.step, self.seconds, self.loss_sum = 0, 0.0, 0.0
+        self.fitted = False
 
     @property
     def progress(self) -> float:
@@ -120,6 +121,7 @@ class Training:
             "optimisers": [o.state_dict() for o in self.optimisers],
             "tables": [torch.from_numpy(self.assumed), torch.from_numpy(self.masses)],
             "numbers": [self.step, self.seconds, self.loss_sum],
+            "fitted": self.fitted,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -130,6 +132,7 @@ class Training:
         self.assumed, self.masses = (table.numpy() for table in state["tables"])
         self.model.cost.use(self.masses)
         self.step, self.seconds, self.loss_sum = state["numbers"]
+        self.fitted = state.get("fitted", False)
 
     def fit_tables(self, images: Tensor, *, counted: bool) -> None:
         """Fit the pixel tables to images: tilt the beta-binomials, and, if `counted`, mix in what was counted."""
@@ -154,6 +157,7 @@ class Training:
             optimiser.step()
             optimiser.zero_grad()
         self.step += 1
+        self.fitted = False
         self.loss_sum += loss.item()
 
     def refit(self) -> Row:
@@ -171,7 +175,7 @@ class Training:
         return row
 
     def run(self, report: Callable[[Row], None], stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Train until the end, and fit the tables to all images; or until `stopped`.
+        """Train until the end, and fit the tables to all images, once; or until `stopped`.
 
         Returns:
             Whether it is at its end.
@@ -185,5 +189,7 @@ class Training:
                 report(row)
         if self.progress < 1:
             return False
-        self.fit_tables(self.images, counted=True)
+        if not self.fitted:
+            self.fit_tables(self.images, counted=True)
+            self.fitted = True
         return True
