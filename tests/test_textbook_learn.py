@@ -19,7 +19,7 @@ from calotype import bundle, cli, datasets, library
 from calotype.bench import metrics, small
 from calotype.errors import CalotypeError, InputError, OptionError
 from calotype.learn import checkpoint
-from calotype.learn.textbook import config, export, nets
+from calotype.learn.textbook import config, export, fit, nets
 from calotype.learn.textbook.config import ARCHS, DENSE_AE, DENSE_VAE, Architecture, Recipe
 from calotype.learn.textbook.loop import Row, Run, epochs, evaluate
 from calotype.textbook.model import Model, bundle_of
@@ -149,12 +149,44 @@ def test_a_folder_is_a_data_set(tmp_path: Path, data: datasets.Dataset) -> None:
         ('{"architecture": {"latents": 0}}', "latents"),
         ('{"architecture": {"latents": 257}}', "latents"),
         ('{"architecture": {"arch": "gan"}}', "conv-vae"),
+        ('{"architecture": {"image": 5}}', "height, width and channels"),
+        ('{"architecture": {"image": [8, 8, true]}}', "height, width and channels"),
+        ('{"recipe": []}', "objects"),
+        ('{"card": 5}', "objects"),
+        ('{"recipe": {"sigma": 0}}', "sigma"),
+        ('{"card": {"name": 5}}', "name"),
+        ('{"card": {"status": "final"}}', "preview, stable"),
+        ('{"card": {"data": ["x"]}}', "name and licence"),
+        ('{"card": {"data": [{"name": "x"}]}}', "name and licence"),
     ],
 )
 def test_bad_recipes_are_refused(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "r.json").write_text(content)
     with pytest.raises(OptionError, match=said):
         config.read(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"architecture": {"image": [9, 9, 1]}}, "leave it out"),
+        ({"architecture": {"arch": "pca"}}, "leave it out"),
+        ({"recipe": {"epochs": 0}}, "would not end"),
+    ],
+)
+def test_a_plan_is_for_its_data(tmp_path: Path, data: datasets.Dataset, content: dict[str, object], said: str) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with pytest.raises(OptionError, match=said):
+        fit.plan_of(DENSE_AE, tmp_path / "r.json", data, "x", {})
+
+
+def test_a_run_goes_on_with_the_same_images_only(tmp_path: Path, data: datasets.Dataset) -> None:
+    plan = fit.plan_of("pca", None, data, "x", {})
+    assert fit.fit(plan, data, tmp_path, None, lambda _: None)
+    assert fit.fit(plan, data, tmp_path, None, lambda _: None)
+    turned = replace(data, train=replace(data.train, images=data.train.images[:, ::-1]))
+    with pytest.raises(OptionError, match="other images"):
+        fit.fit(fit.plan_of("pca", None, turned, "x", {}), turned, tmp_path, None, lambda _: None)
 
 
 def test_a_config_comes_back_from_its_file(tmp_path: Path) -> None:
@@ -202,6 +234,22 @@ def test_the_logistic_likelihood_is_a_distribution() -> None:
     assert float(torch.exp(-cost).sum()) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("x", [0.0, 0.5, 1.0])
+def test_the_logistic_likelihood_has_a_gradient_in_both_tails(x: float) -> None:
+    """Far off, another unit of error costs 1 / scale nats."""
+    scale, costs = 0.005, []
+    for mean in (x - 0.6, x + 0.6):
+        value = torch.tensor([mean], requires_grad=True)
+        cost = nets._logistic_cost(value, torch.tensor([x]), torch.tensor(scale).log())
+        cost.sum().backward()
+        costs.append(float(cost.detach()))
+        outwards = (x == 0.0 and mean < x) or (x == 1.0 and mean > x)
+        assert value.grad is not None
+        assert float(value.grad) == pytest.approx(0 if outwards else (1 if mean > x else -1) / scale, abs=1e-2)
+    if x == 0.5:
+        assert costs[0] == pytest.approx(costs[1], rel=1e-4)
+
+
 def test_the_rate_is_the_divergence_of_gaussians() -> None:
     net = nets.Vae(Architecture(DENSE_VAE, 2, 8, IMAGE), Recipe())
     mean, log_variance = torch.tensor([[0.5, -1.0]]), torch.tensor([[-1.0, 0.3]])
@@ -239,6 +287,38 @@ def test_a_run_ends_at_its_target_its_minutes_or_when_stuck(
     assert length(schedule="plateau", patience=1, rate=0.0) == 6
     with pytest.raises(CalotypeError, match="rate"):
         length(rate=1e30, optimiser="sgd")
+
+
+def test_a_plateau_keeps_the_rate_while_a_negative_loss_falls(train: torch.Tensor, validation: torch.Tensor) -> None:
+    run = _run(DENSE_AE, replace(QUICK, schedule="plateau", patience=1), train, validation)
+    for i in range(8):
+        run.plateau.step(-1000 - i * 1e-3)
+    assert run._rate == QUICK.rate
+
+
+def test_a_finished_run_adds_no_row_and_goes_on_with_more_minutes(
+    train: torch.Tensor, validation: torch.Tensor, tmp_path: Path
+) -> None:
+    recipe, path = replace(QUICK, epochs=0, minutes=1e9), tmp_path / "checkpoint.pt"
+    run = _run(DENSE_AE, recipe, train, validation)
+    assert not list(epochs(run, path, lambda: run.step == 3))
+    run = _run(DENSE_AE, replace(recipe, minutes=1e-9), train, validation)
+    run.load(checkpoint.load(path))
+    (row,) = epochs(run, path)
+    assert row.loss == pytest.approx(run.loss_sum / 3)
+    assert run.best_loss == row.validation
+    assert not list(epochs(run, path))
+    longer = _run(DENSE_AE, recipe, train, validation)
+    longer.load(checkpoint.load(path))
+    (row,) = epochs(longer, path, lambda: longer.step == 8)
+    assert 0 < row.loss < 1.5 * run.loss_sum / 3
+
+
+def test_pca_has_the_squared_error_as_its_loss(validation: torch.Tensor) -> None:
+    net = nets.model_of(Architecture("pca", 4, 1, IMAGE), Recipe(loss="bce"))
+    assert float(net.loss(validation)) == pytest.approx(
+        float((net(nets.to_unit(validation)) - nets.to_unit(validation)).square().mean())
+    )
 
 
 def test_conv_needs_sides_that_fit() -> None:

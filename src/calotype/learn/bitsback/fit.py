@@ -46,6 +46,7 @@ def plan_of(arch: str, data: Dataset, name: str, changes: dict[str, Any]) -> Pla
     architecture, recipe = USUAL[arch]
     source = [{"name": f"{data.name}, training part", "licence": data.licence}]
     about = {"name": name, "version": "1", "status": "preview", "arch": arch, "data": source}
+    about["data_sha256"] = data.sha256()
     height, width, channels = data.train.images.shape[1:]
     return Plan(replace(architecture, image=(height, width, channels)), replace(recipe, **changes), about)
 
@@ -61,6 +62,8 @@ def _check_same(folder: Path, plan: Plan) -> None:
     wanted = json.loads(json.dumps([asdict(plan.architecture), asdict(plan.recipe)]))
     if [begun["architecture"], begun["recipe"] | length] != wanted:
         raise OptionError(f"{folder}: holds a run of another recipe or size; give another --run, or what it began with")
+    if begun["card"].get("data_sha256") != plan.card["data_sha256"]:
+        raise OptionError(f"{folder}: holds a run on other images; give another --run, or the data it began with")
 
 
 def fit(plan: Plan, data: Dataset, folder: Path, out: Path, report: Callable[[Row, float], None]) -> bool:

@@ -38,10 +38,17 @@ def plan_of(arch: str, recipe: Path | None, data: Dataset, name: str, changes: d
     """The config of a run: defaults, then a recipe's file, then what was given by hand."""
     base = config.usual(arch)
     base = replace(base, card={**base.card, "name": name})
+    base = replace(base, architecture=replace(base.architecture, image=data.train.images.shape[1:]))
     plan = base if recipe is None else config.read(recipe, base)
-    about = {"data": [{"name": data.name, "licence": data.licence}], **plan.card}
-    architecture = replace(plan.architecture, arch=arch, image=data.train.images.shape[1:])
-    return Config(architecture, config.changed(plan.recipe, changes, "the command"), about)
+    for key in ("arch", "image"):  # a run's config.json has them, and may be a recipe
+        said, given = (getattr(part.architecture, key) for part in (plan, base))
+        if said != given:
+            raise OptionError(f"{recipe}: {key} is {said}, and the command's is {given}: leave it out of the recipe")
+    about = {"data": [{"name": data.name, "licence": data.licence}], **plan.card, "data_sha256": data.sha256()}
+    settled = config.changed(plan.recipe, changes, "the command")
+    if not settled.epochs and not settled.minutes:
+        raise OptionError("epochs and minutes are both 0, so training would not end: give one of them")
+    return Config(plan.architecture, settled, about)
 
 
 def weights_from(net: Autoencoder | Vae, start: Path) -> None:
@@ -66,6 +73,8 @@ def _check_same(folder: Path, wanted: Config) -> None:
     length = {"epochs": wanted.recipe.epochs, "minutes": wanted.recipe.minutes}
     if replace(begun.recipe, **length) != wanted.recipe or begun.architecture != wanted.architecture:
         raise OptionError(f"{folder}: holds a run of another recipe or size; give another --run, or what it began with")
+    if begun.card.get("data_sha256") != wanted.card["data_sha256"]:
+        raise OptionError(f"{folder}: holds a run on other images; give another --run, or the data it began with")
 
 
 def fit(plan: Config, data: Dataset, folder: Path, start: Path | None, report: Callable[[Row], None]) -> bool:
@@ -88,7 +97,9 @@ def fit(plan: Config, data: Dataset, folder: Path, start: Path | None, report: C
         run.load(checkpoint.load(saved))
     plan.write(folder / CONFIG)
     if isinstance(net, Pca):
-        run.settle()
+        run.judge()
+        checkpoint.save(run.state(), saved)
+        return True
     with until_told() as told, (folder / LOG).open("a", buffering=1) as log:
         for row in epochs(run, saved, told):
             log.write(json.dumps(asdict(row)) + "\n")
