@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import struct
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +110,39 @@ def test_what_is_no_idx_file_is_refused(tmp_path: Path, raw: bytes) -> None:
         datasets.read_idx(path)
 
 
+def test_what_a_file_does_not_declare_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(struct.pack(">4I", 0x0803, 1, 28, 28) + bytes(50_000_000), 1))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="more values"):
+        datasets.read_idx(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+def test_files_of_another_set_are_refused(mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="is of mnist, not of fashion-mnist"):
+        datasets.load("fashion-mnist", mnist / "mnist")
+    (mnist / "mnist").rename(mnist / "pictures")
+    assert len(datasets.load_test("fashion-mnist", mnist / "pictures")) == 12
+    file = "t10k-images-idx3-ubyte.gz"
+    found = hashlib.sha256((mnist / "pictures" / file).read_bytes()).hexdigest()
+    monkeypatch.setitem(datasets._REMOTE["mnist"].sha256, file, found)
+    with pytest.raises(InputError, match="is of mnist, not of fashion-mnist"):
+        datasets.load_test("fashion-mnist", mnist / "pictures")
+
+
+def test_a_download_of_another_hash_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def retrieve(*_: object) -> str:
+        raise ValueError("SHA256 hash of downloaded file does not match")
+
+    monkeypatch.delenv("CALOTYPE_DATA", raising=False)
+    monkeypatch.setattr("pooch.retrieve", retrieve)
+    with pytest.raises(InputError, match="hash"):
+        datasets.load_test("mnist")
+
+
 def test_the_real_mnist(shared: Path) -> None:
     test = datasets.load_test("mnist", shared / "data")
     assert test.images.shape == (10_000, 28, 28, 1)
@@ -131,6 +166,25 @@ def test_a_folder_is_a_data_set(tmp_path: Path, data: datasets.Dataset) -> None:
     (tmp_path / "odd.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="odd"):
         datasets.load(tmp_path)
+
+
+def _pictures(folder: Path, picture: Image.Image) -> Path:
+    for i in range(30):
+        picture.save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["I;16", "LA", "RGBA"])
+def test_pictures_that_would_change_are_refused(tmp_path: Path, mode: str) -> None:
+    with pytest.raises(InputError, match=f"mode {mode}"):
+        datasets.load(_pictures(tmp_path, Image.new(mode, (8, 8))))
+
+
+def test_palettes_are_resized_as_colours(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16).repeat(2, 1) // 85 * 85)
+    wanted = np.asarray(picture.convert("RGB").resize((9, 9), Image.Resampling.LANCZOS))
+    found = datasets.load(_pictures(tmp_path, picture.convert("P")), size_px=9)
+    assert np.array_equal(found.train.images[0], wanted)
 
 
 # --- configs --------------------------------------------------------------------------------------------------------
