@@ -463,6 +463,8 @@ def test_from_data_to_files_and_samples(
         (("train", "digits", "--minutes", "3", "-o", "x.calomodel"), "--minutes has no effect"),
         (("train", "digits", "digits", "--arch", "dense-ae", "-o", "x.calomodel"), "one data set"),
         (("bench", "digits", "more", "-o", "x"), "nothing beside"),
+        (("bench", "digits", "--quick", "-o", "x"), "--quick has no effect"),
+        (("bench", "digits", "--codecs", "png", "-o", "x"), "--codecs has no effect"),
         (("sample", "photo", "-o", "x.png"), "kind 'photo'"),
         (("sample", "photo", "-o", "x.txt"), "ends in"),
     ],
@@ -504,6 +506,6 @@ def test_bytes_at_a_psnr_lie_between_the_rows() -> None:
     def at(size: float, db: float) -> small.Row:
         return small.Row("x", "", 1, size, 1, db, None, 0, size)
 
-    rows = [at(10, 20), at(40, 24)]
-    assert small.bytes_at(rows, 22) == pytest.approx(20)
-    assert small.bytes_at(rows, 25) is None
+    rows = [at(10, 20), at(40, 22), at(100, 26)]
+    assert small.bytes_at(rows, 21) == pytest.approx(20)
+    assert small.bytes_at(rows, 25) is None  # in a gap too wide

@@ -104,7 +104,7 @@ def _write(training: Training, plan: Plan, out: Path) -> None:
     made = {
         "steps_trained": training.step,
         "minutes": round(training.seconds / 60, 2),
-        "hardware": hardware(),
+        "hardware": hardware(torch.device("cpu")),
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "validation_bpd": round(bpd(training.model, training.validation), 4),
     }

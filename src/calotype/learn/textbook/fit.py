@@ -51,8 +51,9 @@ def plan_of(arch: str, recipe: Path | None, data: Dataset, name: str, changes: d
     return Config(plan.architecture, settled, about)
 
 
-def weights_from(net: Autoencoder | Vae, start: Path) -> None:
-    """Set a model's weights to those of a bundle of the same sizes.
+def weights_from(net: Autoencoder | Vae, start: str) -> None:
+    """Set a model's weights to those of a bundle of the same sizes, by name or path; the logistic likelihood's scale, which no
+    bundle holds, begins anew.
 
     Raises:
         InputError: If the sizes differ.
@@ -77,7 +78,7 @@ def _check_same(folder: Path, wanted: Config) -> None:
         raise OptionError(f"{folder}: holds a run on other images; give another --run, or the data it began with")
 
 
-def fit(plan: Config, data: Dataset, folder: Path, start: Path | None, report: Callable[[Row], None]) -> bool:
+def fit(plan: Config, data: Dataset, folder: Path, start: str | None, report: Callable[[Row], None]) -> bool:
     """Train as far as the recipe goes, or until an interrupt; the folder holds the run, and resumes it.
 
     Returns:
@@ -115,7 +116,7 @@ def to_bundle(folder: Path, data: Dataset, out: Path) -> None:
     made = {
         "epochs_trained": state["best_epoch"],
         "minutes": round(state["seconds"] / 60, 2),
-        "hardware": hardware(),
+        "hardware": hardware(torch.device("cpu")),
         "system": platform.system(),
         "parameters": sum(p.numel() for part in (net.encoder, net.decoder) for p in part.parameters()),
         "validation_loss": round(state["best_loss"], 6),
