@@ -370,9 +370,9 @@ def test_a_finished_run_adds_no_row_and_goes_on_with_more_minutes(
 
 def test_pca_has_the_squared_error_as_its_loss(validation: torch.Tensor) -> None:
     net = nets.model_of(Architecture("pca", 4, 1, IMAGE), Recipe(loss="bce"))
-    assert float(net.loss(validation)) == pytest.approx(
-        float((net(nets.to_unit(validation)) - nets.to_unit(validation)).square().mean())
-    )
+    x = nets.to_unit(validation)
+    with torch.no_grad():
+        assert float(net.loss(validation)) == pytest.approx(float((net(x) - x).square().mean()))
 
 
 def test_conv_needs_sides_that_fit() -> None:
@@ -449,7 +449,7 @@ def test_from_data_to_files_and_samples(
     again = tmp_path / "again.calomodel"
     assert _main(monkeypatch, *command[:-1], again, "--from", out, "--minutes", 0.001) == 0
     started, cold = (bundle_of(bundle.read_file(path)).card["validation_loss"] for path in (again, out))
-    assert started == pytest.approx(cold, rel=0.2)
+    assert started < 1.2 * cold
     assert _main(monkeypatch, "sample", out, "-n", 10, "-o", tmp_path / "grid.png") == 0
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.size == (32, 24)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +151,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         raise InputError(f"{path}: cannot be read: {error}") from error
 
 
-def _idx_values(stream: IO[bytes], path: Path) -> NDArray[np.uint8]:
+def _idx_values(stream: gzip.GzipFile | BinaryIO, path: Path) -> NDArray[np.uint8]:
     """The header first, then just what it declares, and a byte more to see whether the file ends there."""
     magic = stream.read(4)
     rank = magic[-1] if magic in _IDX_MAGICS else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -70,7 +70,7 @@ def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> No
     console.print(table)
 
 
-def refuse_options(where: str, options: dict[str, object]) -> None:
+def refuse_options(where: str, options: Mapping[str, object]) -> None:
     """Refuse options that have no effect; those that were not given are false.
 
     Raises:

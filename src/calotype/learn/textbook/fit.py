@@ -52,8 +52,9 @@ def plan_of(arch: str, recipe: Path | None, data: Dataset, name: str, changes: d
 
 
 def weights_from(net: Autoencoder | Vae, start: str) -> None:
-    """Set a model's weights to those of a bundle of the same sizes, by name or path; the logistic likelihood's scale, which no
-    bundle holds, begins anew.
+    """Set a model's weights to those of a bundle of the same sizes, by name or path.
+
+    The logistic likelihood's scale, which no bundle holds, begins anew.
 
     Raises:
         InputError: If the sizes differ.
