@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
 
@@ -20,9 +21,9 @@ from calotype.bitsback import chunk
 from calotype.bitsback.model import HALF, RING, LatentBundle, Model, Shifted, bundle_of
 from calotype.bundle import ModelFile
 from calotype.coding import PRECISION_BITS, Family, Stack
-from calotype.datasets import Dataset, Split
-from calotype.errors import DamagedFile, InexactRuntime, InputError, InvalidModel
-from calotype.learn.bitsback import tables
+from calotype.datasets import Dataset, Split, load
+from calotype.errors import DamagedFile, InexactRuntime, InputError, InvalidModel, OptionError
+from calotype.learn.bitsback import fit, tables
 from calotype.learn.bitsback.export import members
 from calotype.learn.bitsback.fit import plan_of
 from calotype.learn.bitsback.nets import Architecture, LatentModel
@@ -173,8 +174,6 @@ def test_any_bytes_are_refused(tiny: LatentBundle, raw: bytes, count: int) -> No
 
 
 def _learned(arch: Architecture, steps: int) -> tuple[Training, np.ndarray, list[Row]]:
-    from calotype.datasets import load
-
     digits = load("digits")
     flat = [torch.from_numpy(s.images.reshape(len(s), -1).copy()) for s in (digits.train, digits.validation)]
     training = Training(arch, Recipe(steps=steps, batch=100, fit_every=steps // 2, fit_images=500), *flat)
@@ -307,6 +306,16 @@ def test_images_that_no_model_holds_are_refused_before_training() -> None:
     split = Split(np.zeros((1, 200, 200, 3), np.uint8), np.zeros(1, np.uint8))
     with pytest.raises(InputError, match="--resize"):
         plan_of("hvae", Dataset("large", "none", split, split, split), "large", {})
+
+
+def test_a_run_goes_on_with_the_same_images_only(tmp_path: Path) -> None:
+    data = load("digits")
+    plan = fit.plan_of("hvae", data, "x", {})
+    (tmp_path / "config.json").write_text(json.dumps(asdict(plan)))
+    fit._check_same(tmp_path, plan)
+    turned = replace(data, train=replace(data.train, images=data.train.images[:, ::-1]))
+    with pytest.raises(OptionError, match="other images"):
+        fit._check_same(tmp_path, fit.plan_of("hvae", turned, "x", {}))
 
 
 def test_training_by_the_command_line(tmp_path: Path) -> None:

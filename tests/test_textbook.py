@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 import calotype
 from calotype import bundle, datasets, library
 from calotype.coding import PRECISION_BITS, Table
-from calotype.errors import DamagedFile, InputError, InvalidModel, UnsupportedFile
+from calotype.errors import DamagedFile, InputError, InvalidModel, OptionError, UnsupportedFile
 from calotype.textbook import chunk
 from calotype.textbook.model import (
     KIND,
@@ -258,14 +259,16 @@ def test_the_table_of_a_data_set(pca: TextbookBundle, tmp_path: Path, monkeypatc
     from calotype.bench import codecs, small
     from calotype.cli.bench_small import bench_small
 
-    monkeypatch.setattr(small, "LOSSY", (codecs.WEBP,))
+    monkeypatch.setattr(small, "LOSSY", (replace(codecs.WEBP, qualities=(0, 0.5, 1)),))
     monkeypatch.setattr(small, "SINGLE_IMAGES", 5)
     bench_small([Path("digits")], tmp_path, [str(pca.path)], None)
     page = (tmp_path / "small.md").read_text()
     assert page.count("| pca |") == len(small.LEVELS) + 1
     for name in ("WebP, mosaic", "WebP, files", "PNG, mosaic", "xz, one block"):
         assert f"| {name} |" in page
-    assert len((tmp_path / "small.csv").read_text().splitlines()) == 1 + len(small.LEVELS) + 2 * 6 + 2 * 2 + 4
+    assert len((tmp_path / "small.csv").read_text().splitlines()) == 1 + len(small.LEVELS) + 2 * 3 + 2 * 2 + 4
+    with pytest.raises(OptionError, match="named"):
+        bench_small([Path("digits")], tmp_path, [str(pca.path)] * 2, None)
 
 
 # --- samples --------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ _MEMBER = re.compile(r"[a-z0-9_.-]+")
 _ARRAYS = ("tables.u32", "radii.u16", "z_offset.i16", "z_table.u8", "level_bias.i16")
 ANALYSIS = "g_a.onnx"
 _TEXTS = ("name", "version", "status")
+STATUSES = ("preview", "stable")
 _GRAPH = re.compile(r"[a-z0-9_]+\.onnx")
 
 
@@ -264,7 +265,7 @@ def _parse_card(path: Path, raw: bytes, members: dict[str, bytes]) -> dict[str, 
         card = json.loads(raw)
         if card["format"] != FORMAT:
             raise InvalidModel(f"{path}: bundle format {card['format']}; this version knows {FORMAT}: update calotype")
-        if card["status"] not in ("preview", "stable") or not all(isinstance(card[key], str) for key in _TEXTS):
+        if card["status"] not in STATUSES or not all(isinstance(card[key], str) for key in _TEXTS):
             raise ValueError(f"{', '.join(_TEXTS)} are not what they must be")
         if not card["decoding"] or not all(type(n) is str and n in members for n in card["decoding"]):
             raise ValueError("decoding lists what is no member")

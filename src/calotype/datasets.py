@@ -7,6 +7,8 @@ What is not at hand is downloaded once and checked by its hash; scikit-learn's d
 from __future__ import annotations
 
 import gzip
+import hashlib
+import math
 import os
 import struct
 import zlib
@@ -15,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +32,10 @@ VARIABLE = "CALOTYPE_DATA"
 VALIDATION_SHARE = 12
 """One training image in so many is kept for validation."""
 MAX_SIDE_PX = 256
-_IDX_MAGIC = {1: 0x0801, 3: 0x0803}
+_MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
+"""Pictures that a folder may hold, by Pillow's mode, and what they become."""
+_IDX_MAGICS = (b"\0\0\x08\x01", b"\0\0\x08\x03")
+"""Bytes, of one axis or three."""
 _MAX_IDX_BYTES = 1 << 30
 _ORDER_SEED = 1
 
@@ -59,6 +65,13 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
+
+    def sha256(self) -> str:
+        """Of the images that a model learns from and is judged by, in hexadecimal."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.validation):
+            digest.update(repr(part.images.shape).encode() + part.images.tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -144,18 +157,27 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            raw = stream.read(_MAX_IDX_BYTES)
+            return _idx_values(stream, path)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    rank = raw[3] if len(raw) > 3 else 0
-    start = 4 + 4 * rank
-    if rank not in _IDX_MAGIC or raw[:4] != struct.pack(">I", _IDX_MAGIC[rank]) or len(raw) < start:
+
+
+def _idx_values(stream: gzip.GzipFile | BinaryIO, path: Path) -> NDArray[np.uint8]:
+    """The header first, then just what it declares, and a byte more to see whether the file ends there."""
+    magic = stream.read(4)
+    rank = magic[-1] if magic in _IDX_MAGICS else 0
+    axes = stream.read(4 * rank)
+    if not rank or len(axes) < 4 * rank:
         raise InputError(f"{path}: not an IDX file of bytes with one or three axes")
-    shape = struct.unpack(f">{rank}I", raw[4:start])
-    values = np.frombuffer(raw, np.uint8, offset=start)
-    if len(values) != int(np.prod(shape, dtype=np.uint64)):
-        raise InputError(f"{path}: {len(values)} values where the file says {' x '.join(map(str, shape))}")
-    return values.reshape(shape)
+    shape = struct.unpack(f">{rank}I", axes)
+    declared = " x ".join(map(str, shape))
+    if math.prod(shape) > _MAX_IDX_BYTES:
+        raise InputError(f"{path}: declares {declared} values; at most {_MAX_IDX_BYTES} are read")
+    raw = stream.read(math.prod(shape) + 1)
+    if len(raw) != math.prod(shape):
+        count = "more" if len(raw) > math.prod(shape) else f"{len(raw)}"
+        raise InputError(f"{path}: {count} values where the file says {declared}")
+    return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
 def _read_part(name: str, data: Path | None, part: str) -> Split:
@@ -173,13 +195,28 @@ def _idx_path(name: str, data: Path | None, file: str) -> Path:
         places = [folder / stem for folder in (chosen / name, chosen) for stem in (file, file.removesuffix(".gz"))]
         for place in places:
             if place.is_file():
+                _check_whose(name, place)
                 return place
         raise InputError(f"{chosen}: no {file} there or in {chosen / name}")
     with _from_extra(name):
         import pooch
     remote = _REMOTE[name]
     folder = pooch.os_cache("calotype") / name
-    return Path(pooch.retrieve(remote.url + file, f"sha256:{remote.sha256[file]}", file, folder))
+    try:
+        return Path(pooch.retrieve(remote.url + file, f"sha256:{remote.sha256[file]}", file, folder))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{remote.url}{file}: cannot be had: {error}; give a folder that has it by --data") from error
+
+
+def _check_whose(name: str, place: Path) -> None:
+    """Refuse a file of another named set: all of them have the same file names."""
+    for other, remote in _REMOTE.items():
+        published = remote.sha256.get(place.name)
+        if other != name and (
+            place.parent.resolve().name == other
+            or (published and hashlib.sha256(place.read_bytes()).hexdigest() == published)
+        ):
+            raise InputError(f"{place}: is of {other}, not of {name}; give {name}'s folder by --data or ${VARIABLE}")
 
 
 def _digits() -> Dataset:
@@ -207,8 +244,9 @@ def _of_one_size(paths: Sequence[Path], size_px: int | None) -> Images:
     for path in paths:
         try:
             with Image.open(path) as image:
-                small = image if size_px is None else image.resize((size_px, size_px), Image.Resampling.LANCZOS)
-                found.append(small.convert("L" if image.mode in ("1", "L") else "RGB"))
+                plain = _plain(image, path)
+                small = plain if size_px is None else plain.resize((size_px, size_px), Image.Resampling.LANCZOS)
+                found.append(small)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"{path}: cannot be read: {error}") from error
         if found[-1].size != found[0].size or max(found[0].size) > MAX_SIDE_PX:
@@ -217,6 +255,14 @@ def _of_one_size(paths: Sequence[Path], size_px: int | None) -> Images:
     mode = "L" if all(image.mode == "L" for image in found) else "RGB"
     images = np.stack([np.asarray(image.convert(mode)) for image in found])
     return images.reshape(*images.shape[:3], -1)
+
+
+def _plain(image: Image.Image, path: Path) -> Image.Image:
+    """A picture as L or RGB."""
+    if image.mode not in _MODES or "transparency" in image.info:
+        clear = ", transparent" if "transparency" in image.info else ""
+        raise InputError(f"{path}: is of mode {image.mode}{clear}; convert it to 8-bit grey or RGB without alpha first")
+    return image.convert(_MODES[image.mode])
 
 
 def _in_three(name: str, licence: str, whole: Split) -> Dataset:

@@ -13,9 +13,9 @@ import lzma
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from io import StringIO
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +32,18 @@ CHUNK = 1000
 LEVELS = (32, 64, 96, 128, 144, 160, 176, 208, 224)
 SINGLE_IMAGES = 300
 """So many images are coded as files of their own; their mean stands for all."""
-LOSSY = (codecs.JPEG_OPTIMISED, codecs.JPEG_2000, codecs.WEBP, codecs.AVIF, codecs.JPEG_XL)
+LOSSY = (
+    replace(codecs.JPEG_OPTIMISED, qualities=(3, 5, 10, 15, 20, 30, 45, 60)),
+    replace(codecs.JPEG_2000, qualities=(0, 4, 8, 12, 18, 28, 38, 48)),
+    replace(codecs.WEBP, qualities=(0, 0.2, 0.5, 1, 6, 12, 25, 40)),
+    replace(codecs.AVIF_PSNR, qualities=(0, 2, 3, 4, 6, 8, 12, 15)),
+    replace(codecs.JPEG_XL, qualities=(5, 15, 18, 19, 23, 27, 31, 35)),
+)
+"""At the low qualities where models of small images end, not at those of photographs."""
 LOSSLESS = (codecs.PNG, codecs.WEBP_LOSSLESS)
-SHOWN_QUALITIES = 6
 EQUAL_DB = (20.0, 22.5, 25.0)
+WIDEST_GAP_DB = 3.0
+"""No number is interpolated between rows that lie further apart."""
 
 
 def _huffman(data: bytes) -> bytes:
@@ -144,10 +152,6 @@ def _setting(codec: Codec, quality: float) -> str:
     return "" if codec.lossless else f"quality {quality:g}"
 
 
-def _qualities(codec: Codec) -> Sequence[float]:
-    return codec.qualities[: SHOWN_QUALITIES if not codec.lossless else 1]
-
-
 def jobs(images: Images, bundles: Sequence[TextbookBundle]) -> list[Callable[[], list[Row]]]:
     """All measurements, to be made one after the other."""
 
@@ -155,7 +159,7 @@ def jobs(images: Images, bundles: Sequence[TextbookBundle]) -> list[Callable[[],
         return lambda: list(model_rows(bundle, images))
 
     def coded(measure: Callable[[Codec, float, Images], Row], codec: Codec) -> Callable[[], list[Row]]:
-        return lambda: [measure(codec, quality, images) for quality in _qualities(codec)]
+        return lambda: [measure(codec, quality, images) for quality in codec.qualities]
 
     def packed(name: str) -> Callable[[], list[Row]]:
         return lambda: [row(f"{name}, one block", "", images, len(BLOCK[name](images.tobytes())), images)]
@@ -165,11 +169,12 @@ def jobs(images: Images, bundles: Sequence[TextbookBundle]) -> list[Callable[[],
 
 
 def bytes_at(rows: Sequence[Row], psnr_db: float) -> float | None:
-    """Bytes of an image at a PSNR, interpolated in their logarithm; None beyond the rows."""
-    points = np.array(sorted((r.psnr_db, math.log(r.image_bytes)) for r in rows if r.psnr_db is not None))
-    if not len(points) or not points[0, 0] <= psnr_db <= points[-1, 0]:
-        return None
-    return math.exp(float(np.interp(psnr_db, points[:, 0], points[:, 1])))
+    """Bytes of an image at a PSNR, interpolated in their logarithm; None beyond the rows and in their wide gaps."""
+    points = sorted((r.psnr_db, math.log(r.image_bytes)) for r in rows if r.psnr_db is not None)
+    for (low_db, low), (high_db, high) in pairwise(points):
+        if low_db <= psnr_db <= high_db and high_db - low_db <= WIDEST_GAP_DB:
+            return math.exp(float(np.interp(psnr_db, (low_db, high_db), (low, high))))
+    return None
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -195,7 +200,8 @@ def page(rows: Sequence[Row], name: str, command: str, machine: dict[str, str]) 
     note = (
         f"Bytes are means over the images. Files of one image each are made of the first {SINGLE_IMAGES} images, all "
         f"else of the whole test set; models code chunks of {CHUNK}. PSNR is pooled over all pixels; without one: no "
-        "loss. In the second column of bytes the model file is counted, too."
+        f"loss. At equal PSNR bytes are interpolated, but not between rows over {WIDEST_GAP_DB:g} dB apart. In the "
+        "second column of bytes the model file is counted, too."
     )
     parts = [
         f"# Small images: {name}",

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from calotype import datasets
 from calotype.cli.bench_small import bench_small
-from calotype.cli.console import STDERR, print_table
+from calotype.cli.console import STDERR, print_table, refuse_options
 from calotype.errors import OptionError
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ def bench(
     except ModuleNotFoundError as error:
         raise OptionError(f"calotype bench needs {error.name}: pip install 'calotype[bench]'") from error
     if str(images[0]) in datasets.NAMES:
+        chosen = None if codecs == DEFAULT_CODECS else codecs
+        ignored = {"codecs": chosen, "reference": reference, "quick": quick, "slowest": slowest, "jobs": jobs}
+        refuse_options(f"the data set {images[0]}", ignored)
         bench_small(images, out, model or [], data)
         return
     if model or data is not None:

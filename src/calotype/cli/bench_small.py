@@ -30,6 +30,9 @@ def bench_small(sources: list[Path], out: Path, models: list[str], data: Path | 
     for bundle in bundles:
         if bundle.image != images.shape[1:]:
             raise InputError(f"{bundle.path}: codes images of {bundle.image}; those of {name} are {images.shape[1:]}")
+    names = [bundle.name for bundle in bundles]
+    if twice := {model for model in names if names.count(model) > 1}:
+        raise OptionError(f"two models are named {min(twice)!r}: leave one out, for rows go by name")
     rows: list[Row] = []
     for job in track(small.jobs(images, bundles), "measuring", console=STDERR, disable=not STDERR.is_terminal):
         rows += job()

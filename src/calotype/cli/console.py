@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from calotype.errors import CalotypeError
+from calotype.errors import CalotypeError, OptionError
 
 FAILURES = (CalotypeError, OSError, MemoryError)
 """What bad input or a bad machine can raise; anything else is a mistake in the program."""
@@ -68,3 +68,14 @@ def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> No
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console.print(table)
+
+
+def refuse_options(where: str, options: Mapping[str, object]) -> None:
+    """Refuse options that have no effect; those that were not given are false.
+
+    Raises:
+        OptionError: If one was given.
+    """
+    for name, value in options.items():
+        if value:
+            raise OptionError(f"--{name} has no effect with {where}: leave it out")

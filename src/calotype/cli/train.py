@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from calotype import datasets
 from calotype.bundle import PHOTO, SUFFIX
-from calotype.cli.console import STDERR, say, shown
+from calotype.cli.console import STDERR, refuse_options, say, shown
 from calotype.cli.train_small import ARCHS, train_small
 from calotype.errors import OptionError
 
@@ -35,7 +35,10 @@ def train(
         str | None, typer.Option(help="A recipe that comes with calotype (photo, visual), or a JSON file of your own.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option("--from", help="Start from this model (photo, FILE.calomodel) or weights (FILE.pt).")
+        str | None,
+        typer.Option(
+            "--from", help="Start from this model (its name, FILE.calomodel) or, with --arch photo, weights (FILE.pt)."
+        ),
     ] = None,
     lossless: Annotated[
         list[Path] | None, typer.Option(help="Lossless pictures, for the highest qualities; may be given again.")
@@ -72,12 +75,14 @@ def train(
         raise OptionError(f"calotype train needs {error.name}: pip install 'calotype[learn]'") from error
     if arch != PHOTO:
         gpu = device if device not in ("auto", "cpu") else None  # so small that a CPU does
-        _refuse(f"--arch {arch}", {"steps": steps, "lossless": lossless, "validation": validation, "device": gpu})
+        refuse_options(
+            f"--arch {arch}", {"steps": steps, "lossless": lossless, "validation": validation, "device": gpu}
+        )
         given = {"batch": batch, "seed": seed, "minutes": minutes}
         changes = {name: value for name, value in given.items() if value is not None}
         train_small(pictures, arch, out, recipe, start, run, changes, data, resize)
         return
-    _refuse(f"--arch {PHOTO}", {"minutes": minutes, "data": data, "resize": resize})
+    refuse_options(f"--arch {PHOTO}", {"minutes": minutes, "data": data, "resize": resize})
     plan = _plan(recipe, out, {"steps": steps, "batch": batch, "seed": seed})
     folder = run or out.with_suffix(".run")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -99,14 +104,8 @@ def train(
     if not finished:
         say(f"calotype: stopped; {shown(folder)} holds the run, and the same command goes on with it")
         raise typer.Exit(130)
-    fit.to_bundle(folder, found, out, start)
+    fit.to_bundle(folder, found, out, start, fabric.device)
     typer.echo(f"{shown(out)}: {out.stat().st_size} bytes")
-
-
-def _refuse(where: str, options: dict[str, object]) -> None:
-    for name, value in options.items():
-        if value:
-            raise OptionError(f"--{name} has no effect with {where}: leave it out")
 
 
 def _plan(recipe: str | None, out: Path, changes: dict[str, int | None]) -> Config:

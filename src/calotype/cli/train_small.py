@@ -51,7 +51,7 @@ def train_small(
         def report(row: Row) -> None:
             progress.update(task, completed=row.progress, now=f"epoch {row.epoch}, loss {row.validation:.5g}")
 
-        finished = fit.fit(plan, data, folder, None if start is None else Path(start), report)
+        finished = fit.fit(plan, data, folder, start, report)
     _check_finished(finished, folder)
     fit.to_bundle(folder, data, out)
     typer.echo(f"{shown(out)}: {out.stat().st_size} bytes")

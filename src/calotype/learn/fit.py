@@ -212,14 +212,14 @@ def hours(folder: Path) -> float:
     return sum(row["seconds"] for row in rows if "seconds" in row) / 3600
 
 
-def hardware() -> str:
-    """What this machine trains on."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def hardware(device: torch.device) -> str:
+    """What trained on this device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
-def to_bundle(folder: Path, data: Data, out: Path, start: str | None) -> None:
+def to_bundle(folder: Path, data: Data, out: Path, start: str | None, device: torch.device) -> None:
     """Write the bundle of a run and its card: what it was made from, how good it is.
 
     Args:
@@ -227,12 +227,13 @@ def to_bundle(folder: Path, data: Data, out: Path, start: str | None) -> None:
         data: What it learned from.
         out: The bundle to write.
         start: What the run started from; a visual head is added to it.
+        device: Where it was trained.
     """
     plan = config.read(folder / CONFIG)
     state = checkpoint.load(folder / CHECKPOINT, STATE)
     weights: dict[str, Any] = state["average"]
     validation = [Image.fromarray(p.numpy()) for p in data.validation]
-    made = {"steps_trained": state["step"], "hours": round(hours(folder), 2), "hardware": hardware()}
+    made = {"steps_trained": state["step"], "hours": round(hours(folder), 2), "hardware": hardware(device)}
     if plan.recipe.objective == VISUAL:
         add_visual_head(library.find(start), plan.recipe, weights, made, out, validation)
     else:

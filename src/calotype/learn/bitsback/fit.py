@@ -50,6 +50,7 @@ def plan_of(arch: str, data: Dataset, name: str, changes: dict[str, Any]) -> Pla
     architecture, recipe = USUAL[arch]
     source = [{"name": f"{data.name}, training part", "licence": data.licence}]
     about = {"name": name, "version": "1", "status": "preview", "arch": arch, "data": source}
+    about["data_sha256"] = data.sha256()
     height, width, channels = data.train.images.shape[1:]
     if height * width * channels > MAX_ELEMENTS or max(height, width, channels) > MAX_SIDE:
         raise InputError(
@@ -70,6 +71,8 @@ def _check_same(folder: Path, plan: Plan) -> None:
     wanted = json.loads(json.dumps([asdict(plan.architecture), asdict(plan.recipe)]))
     if [begun["architecture"], begun["recipe"] | length] != wanted:
         raise OptionError(f"{folder}: holds a run of another recipe or size; give another --run, or what it began with")
+    if begun["card"].get("data_sha256") != plan.card["data_sha256"]:
+        raise OptionError(f"{folder}: holds a run on other images; give another --run, or the data it began with")
 
 
 def fit(plan: Plan, data: Dataset, folder: Path, out: Path, report: Callable[[Row, float], None]) -> bool:
@@ -110,7 +113,7 @@ def _write(training: Training, plan: Plan, out: Path) -> None:
     made = {
         "steps_trained": training.step,
         "minutes": round(training.seconds / 60, 2),
-        "hardware": hardware(),
+        "hardware": hardware(torch.device("cpu")),
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "validation_bpd": round(bpd(training.model, training.validation), 4),
     }

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from calotype.bundle import MAX_TABLES
+from calotype.bundle import MAX_TABLES, STATUSES
 from calotype.errors import OptionError
 
 PCA, DENSE_AE, CONV_AE, DENSE_VAE, CONV_VAE = "pca", "dense-ae", "conv-ae", "dense-vae", "conv-vae"
@@ -21,7 +21,13 @@ _CHOICES = {
     "schedule": ("plateau", "cosine"),
 }
 _MOST = 1e9
-_LIMITS = {"latents": (1, MAX_TABLES), "width": (1, 4096), "batch": (1, 1 << 20), "target_loss": (-_MOST, _MOST)}
+_LIMITS = {
+    "latents": (1, MAX_TABLES),
+    "width": (1, 4096),
+    "sigma": (1e-3, 1e3),
+    "batch": (1, 1 << 20),
+    "target_loss": (-_MOST, _MOST),
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class Recipe:
     Attributes:
         loss: Of an autoencoder: `mse`, or `bce`, the cross-entropy of pixels taken as probabilities.
         likelihood: Of a VAE: `bernoulli`, `gaussian` of a fixed sigma, or discretised `logistic` of a learned scale.
+            Only the last is a probability of pixels with 256 values; `gaussian` is a density, and `bernoulli` one of
+            pixels that are black or white.
         sigma: Standard deviation of the Gaussian likelihood, for pixels in [0, 1].
         beta: Weight of the KL divergence (Higgins et al. 2017).
         warmup: Epochs over which beta rises to its value.
@@ -132,8 +140,26 @@ def changed(section: Section, values: dict[str, Any], source: str) -> Section:
             isinstance(value, bool) or not isinstance(value, (wanted, int)) or not low <= value <= high
         ):
             raise OptionError(f"{source}: {name} is {value!r}, not a {wanted.__name__} within {low}..{high:g}")
-    image = {"image": tuple(values["image"])} if "image" in values else {}
-    return replace(section, **(values | image))
+    if "image" not in values:
+        return replace(section, **values)
+    image = values["image"]
+    if not isinstance(image, list) or len(image) != 3 or not all(type(n) is int and n > 0 for n in image):
+        raise OptionError(f"{source}: image is {image!r}, not height, width and channels")
+    return replace(section, **{**values, "image": tuple(image)})
+
+
+def _check_card(card: dict[str, Any], source: str) -> None:
+    """Refuse before training what would make a bundle or its card that cannot be read."""
+    for key in ("name", "version", "licence"):
+        if not isinstance(card.get(key, ""), str):
+            raise OptionError(f"{source}: the card's {key} is {card[key]!r}, not a text")
+    if card.get("status") not in STATUSES:
+        raise OptionError(f"{source}: the card's status is {card.get('status')!r}, none of {', '.join(STATUSES)}")
+    data = card.get("data", [])
+    if not isinstance(data, list) or not all(
+        isinstance(part, dict) and all(isinstance(part.get(key), str) for key in ("name", "licence")) for part in data
+    ):
+        raise OptionError(f"{source}: the card's data is {data!r}, not a list of objects with name and licence")
 
 
 def read(path: Path, base: Config | None = None) -> Config:
@@ -147,10 +173,13 @@ def read(path: Path, base: Config | None = None) -> Config:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise OptionError(f"recipe {path}: {error}") from error
-    if not isinstance(values, dict) or not set(values) <= {"architecture", "recipe", "card"}:
-        raise OptionError(f"{path}: a recipe is an object with architecture, recipe and card, and nothing else")
+    known = isinstance(values, dict) and set(values) <= {"architecture", "recipe", "card"}
+    if not known or not all(isinstance(section, dict) for section in values.values()):
+        raise OptionError(f"{path}: a recipe is an object of the objects architecture, recipe and card, nothing else")
+    card = {**base.card, **values.get("card", {})}
+    _check_card(card, str(path))
     return Config(
         changed(base.architecture, values.get("architecture", {}), str(path)),
         changed(base.recipe, values.get("recipe", {}), str(path)),
-        {**base.card, **values.get("card", {})},
+        card,
     )

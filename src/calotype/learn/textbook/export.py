@@ -153,17 +153,14 @@ def _affine(g: Graph, x: str, matrix: Floats, offset: Floats) -> str:
 
 
 def encoder_graph(net: Autoencoder | Vae, basis: Basis, image: tuple[int, int, int]) -> bytes:
-    """Encoder: x -> y, and for a VAE the log-variance of z's posterior."""
-    latents, vae = len(basis.centre), isinstance(net, Vae)
+    """Encoder: x -> y; of a VAE, from the posterior's mean."""
+    latents = len(basis.centre)
     g = Graph("encoder", net.encoder)
     height, width, channels = image
     z = _sequence(g, g.input("x", ["n", channels, height, width]), net.encoder)
-    mean, log_variance = np.eye(2 * latents)[:, :latents], np.eye(2 * latents)[:, latents:]
-    chosen = mean @ basis.forward if vae else basis.forward
-    outputs = [(g.rename(_affine(g, z, chosen, -basis.centre @ basis.forward), "y"), ["n", latents])]
-    if vae:
-        outputs.append((g.rename(_affine(g, z, log_variance, np.zeros(latents)), "log_variance"), ["n", latents]))
-    return g.serialise(*outputs)
+    chosen = np.eye(2 * latents)[:, :latents] @ basis.forward if isinstance(net, Vae) else basis.forward
+    y = _affine(g, z, chosen, -basis.centre @ basis.forward)
+    return g.serialise((g.rename(y, "y"), ["n", latents]))
 
 
 def decoder_graph(net: Autoencoder | Vae, basis: Basis, image: tuple[int, int, int]) -> bytes:

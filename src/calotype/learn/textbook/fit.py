@@ -38,14 +38,23 @@ def plan_of(arch: str, recipe: Path | None, data: Dataset, name: str, changes: d
     """The config of a run: defaults, then a recipe's file, then what was given by hand."""
     base = config.usual(arch)
     base = replace(base, card={**base.card, "name": name})
+    base = replace(base, architecture=replace(base.architecture, image=data.train.images.shape[1:]))
     plan = base if recipe is None else config.read(recipe, base)
-    about = {"data": [{"name": data.name, "licence": data.licence}], **plan.card}
-    architecture = replace(plan.architecture, arch=arch, image=data.train.images.shape[1:])
-    return Config(architecture, config.changed(plan.recipe, changes, "the command"), about)
+    for key in ("arch", "image"):  # a run's config.json has them, and may be a recipe
+        said, given = (getattr(part.architecture, key) for part in (plan, base))
+        if said != given:
+            raise OptionError(f"{recipe}: {key} is {said}, and the command's is {given}: leave it out of the recipe")
+    about = {"data": [{"name": data.name, "licence": data.licence}], **plan.card, "data_sha256": data.sha256()}
+    settled = config.changed(plan.recipe, changes, "the command")
+    if not settled.epochs and not settled.minutes:
+        raise OptionError("epochs and minutes are both 0, so training would not end: give one of them")
+    return Config(plan.architecture, settled, about)
 
 
-def weights_from(net: Autoencoder | Vae, start: Path) -> None:
-    """Set a model's weights to those of a bundle of the same sizes.
+def weights_from(net: Autoencoder | Vae, start: str) -> None:
+    """Set a model's weights to those of a bundle of the same sizes, by name or path.
+
+    The logistic likelihood's scale, which no bundle holds, begins anew.
 
     Raises:
         InputError: If the sizes differ.
@@ -66,9 +75,11 @@ def _check_same(folder: Path, wanted: Config) -> None:
     length = {"epochs": wanted.recipe.epochs, "minutes": wanted.recipe.minutes}
     if replace(begun.recipe, **length) != wanted.recipe or begun.architecture != wanted.architecture:
         raise OptionError(f"{folder}: holds a run of another recipe or size; give another --run, or what it began with")
+    if begun.card.get("data_sha256") != wanted.card["data_sha256"]:
+        raise OptionError(f"{folder}: holds a run on other images; give another --run, or the data it began with")
 
 
-def fit(plan: Config, data: Dataset, folder: Path, start: Path | None, report: Callable[[Row], None]) -> bool:
+def fit(plan: Config, data: Dataset, folder: Path, start: str | None, report: Callable[[Row], None]) -> bool:
     """Train as far as the recipe goes, or until an interrupt; the folder holds the run, and resumes it.
 
     Returns:
@@ -88,7 +99,9 @@ def fit(plan: Config, data: Dataset, folder: Path, start: Path | None, report: C
         run.load(checkpoint.load(saved))
     plan.write(folder / CONFIG)
     if isinstance(net, Pca):
-        run.settle()
+        run.judge()
+        checkpoint.save(run.state(), saved)
+        return True
     with until_told() as told, (folder / LOG).open("a", buffering=1) as log:
         for row in epochs(run, saved, told):
             log.write(json.dumps(asdict(row)) + "\n")
@@ -104,7 +117,7 @@ def to_bundle(folder: Path, data: Dataset, out: Path) -> None:
     made = {
         "epochs_trained": state["best_epoch"],
         "minutes": round(state["seconds"] / 60, 2),
-        "hardware": hardware(),
+        "hardware": hardware(torch.device("cpu")),
         "system": platform.system(),
         "parameters": sum(p.numel() for part in (net.encoder, net.decoder) for p in part.parameters()),
         "validation_loss": round(state["best_loss"], 6),

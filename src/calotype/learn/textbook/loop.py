@@ -1,6 +1,7 @@
 """The training loop for small images, and the file from which it goes on.
 
-All that is random depends on the seed and on the number of the step, so a resumed run is the same bit for bit.
+All that is random depends on the seed and on the number of the step, so a resumed run is the same bit for bit; but with
+`minutes` the schedule follows the clock.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from calotype.learn.textbook.nets import Trainable
 
 EVALUATED_AT_ONCE = 500
 ENDLESS = float("inf")
+_NUMBERS = ("step", "judged_step", "seconds", "loss_sum", "best", "best_epoch", "best_loss")
 
 
 @dataclass(frozen=True)
@@ -70,16 +72,20 @@ class Run:
             if sgd
             else torch.optim.Adam(net.parameters(), recipe.rate)
         )
-        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimiser, factor=0.5, patience=recipe.patience)
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimiser, factor=0.5, patience=recipe.patience, threshold=0.0, threshold_mode="abs"
+        )
         self.steps_an_epoch = math.ceil(len(train) / recipe.batch)
-        self.step, self.seconds, self.loss_sum = 0, 0.0, 0.0
+        self.step, self.judged_step, self.seconds, self.loss_sum = 0, 0, 0.0, 0.0
         self.best, self.best_epoch, self.best_loss = copy.deepcopy(net.state_dict()), 0, ENDLESS
 
     @property
     def progress(self) -> float:
         """How much of the run is over, by epochs or by minutes, 0 to 1."""
-        by_time = self.seconds / (60 * self.recipe.minutes) if self.recipe.minutes else 0.0
-        return min(1.0, max(by_time, self.step / (self.steps_an_epoch * self.recipe.epochs)))
+        minutes, epochs = self.recipe.minutes, self.recipe.epochs
+        by_time = self.seconds / (60 * minutes) if minutes else 0.0
+        by_epochs = self.step / (self.steps_an_epoch * epochs) if epochs else 0.0
+        return min(1.0, max(by_time, by_epochs))
 
     @property
     def finished(self) -> bool:
@@ -91,21 +97,15 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""
-        numbers = ("step", "seconds", "loss_sum", "best", "best_epoch", "best_loss")
         modules = {name: getattr(self, name).state_dict() for name in ("net", "optimiser", "plateau")}
-        return modules | {name: getattr(self, name) for name in numbers}
+        return modules | {name: getattr(self, name) for name in _NUMBERS}
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
         for name in ("net", "optimiser", "plateau"):
             getattr(self, name).load_state_dict(state[name])
-        for name in ("step", "seconds", "loss_sum", "best", "best_epoch", "best_loss"):
+        for name in _NUMBERS:
             setattr(self, name, state[name])
-
-    def settle(self) -> None:
-        """End a run whose weights are known."""
-        self.best_loss = evaluate(self.net, self.validation, self.recipe.seed)
-        self.best, self.step = copy.deepcopy(self.net.state_dict()), self.steps_an_epoch * self.recipe.epochs
 
     def advance(self) -> None:
         """One step."""
@@ -131,13 +131,13 @@ class Run:
     def _rate(self, value: float) -> None:
         self.optimiser.param_groups[0]["lr"] = value
 
-    def end_epoch(self) -> Row:
-        """Judge an epoch, keep the weights if they are the best so far, lower the rate if need be.
+    def judge(self) -> Row:
+        """Judge the weights, keep them if they are the best so far, lower the rate if need be.
 
         Raises:
             CalotypeError: If the loss is no longer a number.
         """
-        epoch = self.step // self.steps_an_epoch
+        epoch, begun = divmod(self.step, self.steps_an_epoch)
         validation = evaluate(self.net, self.validation, self.recipe.seed)
         if not math.isfinite(validation):
             raise CalotypeError(f"epoch {epoch}: the loss is not finite; lower the recipe's rate, {self.recipe.rate:g}")
@@ -145,9 +145,9 @@ class Run:
             self.best, self.best_epoch, self.best_loss = copy.deepcopy(self.net.state_dict()), epoch, validation
         if self.recipe.schedule == "plateau":
             self.plateau.step(validation)
-        row = Row(epoch, self.loss_sum / self.steps_an_epoch, validation, self._rate, self.seconds, self.progress)
-        self.loss_sum = 0.0
-        return row
+        loss = self.loss_sum / (begun or self.steps_an_epoch)
+        self.judged_step = self.step
+        return Row(epoch, loss, validation, self._rate, self.seconds, self.progress)
 
 
 def epochs(run: Run, saved: Path, stopped: Callable[[], bool] = lambda: False) -> Iterator[Row]:
@@ -163,10 +163,10 @@ def epochs(run: Run, saved: Path, stopped: Callable[[], bool] = lambda: False) -
         run.advance()
         run.seconds += time.monotonic() - start
         if run.step % run.steps_an_epoch == 0:
-            row = run.end_epoch()
+            row = run.judge()
+            run.loss_sum = 0.0
             checkpoint.save(run.state(), saved)
             yield row
-    if run.step % run.steps_an_epoch and run.finished:  # the minutes are over
-        run.loss_sum *= run.steps_an_epoch / (run.step % run.steps_an_epoch)
-        yield run.end_epoch()
+    if run.finished and run.judged_step != run.step:  # the minutes are over
+        yield run.judge()
     checkpoint.save(run.state(), saved)

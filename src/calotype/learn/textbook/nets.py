@@ -58,6 +58,10 @@ class Autoencoder(Trainable):
 class Pca(Autoencoder):
     """The linear autoencoder with the least squared error: principal components (Baldi and Hornik 1989)."""
 
+    def loss(self, images: Tensor, warm: float = 1.0) -> Tensor:  # noqa: ARG002
+        x = to_unit(images)
+        return F.mse_loss(self(x), x)
+
     @torch.no_grad()
     def solve(self, images: Tensor) -> None:
         """Set the weights from images (n, h, w, c), uint8."""
@@ -76,7 +80,10 @@ class Pca(Autoencoder):
 
 
 class Vae(Trainable):
-    """A variational autoencoder (Kingma and Welling 2014): the loss is minus the ELBO of an image, in nats.
+    """A variational autoencoder (Kingma and Welling 2014): the loss is a distortion plus a rate, in nats an image.
+
+    That is minus the ELBO if beta is 1 and nothing is free; of a density with the likelihood `gaussian`, and with
+    `bernoulli` only for pixels that are black or white.
 
     The encoder gives a mean and a log-variance for each latent; the prior is a standard Gaussian.
     """
@@ -125,10 +132,11 @@ class Vae(Trainable):
 def _logistic_cost(mean: Tensor, x: Tensor, log_scale: Tensor) -> Tensor:
     """-log of a logistic's mass on the value's cell (Salimans et al. 2017); the outer cells reach to infinity."""
     half = 0.5 / (VALUES - 1)
-    above, below = ((x - mean + side) * torch.exp(-log_scale) for side in (half, -half))
-    upper = torch.where(x > 1 - half, torch.ones_like(x), torch.sigmoid(above))
-    lower = torch.where(x < half, torch.zeros_like(x), torch.sigmoid(below))
-    return -torch.log((upper - lower).clamp_min(1e-12))
+    per_scale = torch.exp(-log_scale)
+    above, below = ((x - mean + side) * per_scale for side in (half, -half))
+    left, right = F.softplus(-above), F.softplus(below)  # -log of the mass under the upper, over the lower edge
+    inner = left + right - torch.log(-torch.expm1(-2 * half * per_scale))
+    return torch.where(x < half, left, torch.where(x > 1 - half, right, inner))
 
 
 def _networks(arch: Architecture, outputs: int) -> tuple[nn.Sequential, nn.Sequential]:
