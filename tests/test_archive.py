@@ -365,6 +365,9 @@ def test_small_images_by_the_command_line(tmp_path: Path, tiny_model: Path, imag
     assert "add --lossless" in _run("pack", source, tmp_path / "z.caloset", "-m", tiny_model, status=2).stderr
     assert "not installed" in _run("unpack", tmp_path / "y.caloset", tmp_path / "z.npy", status=1).stderr
     assert not (tmp_path / "z.npy").exists()
+    missing = _run("unpack", tmp_path / "y.caloset", tmp_path / "z", status=1).stderr
+    assert missing.count("not installed") == 1
+    assert "12 failed" in missing
 
 
 def test_a_folder_by_the_command_line(tmp_path: Path, small_photo: Image.Image) -> None:

@@ -101,6 +101,7 @@ def _write_all(source: Archive, entries: list[Entry], folder: Path, suffix: str,
         watched = track(entries, "", console=STDERR, transient=True)
     written_bytes, failed = 0, 0
     claimed: dict[Path, str] = {}
+    said = set[str]()
     for entry in watched:
         try:
             target = _target(folder, entry.name, suffix)
@@ -110,7 +111,9 @@ def _write_all(source: Archive, entries: list[Entry], folder: Path, suffix: str,
         except BrokenPipeError:  # noqa: PERF203
             raise
         except FAILURES as error:
-            complain(entry.name, error)
+            if str(error) not in said:  # a model that is missing is missing for all
+                complain(entry.name, error)
+            said.add(str(error))
             failed += 1
     if not quiet:
         rest = f"  {failed} failed" if failed else ""
