@@ -156,7 +156,7 @@ def test_a_head_has_the_sizes_of_its_model_and_stays_with_it(
     plan = Config(recipe=replace(RECIPE, steps=1, objective=VISUAL))
     data, fabric = Data(pictures, None, pictures), Fabric(accelerator="cpu")
     assert fit(plan, data, tmp_path, fabric, str(base.path), Watcher(*[lambda *_: None] * 3))
-    to_bundle(tmp_path, data, tmp_path / "out.calomodel", str(base.path))
+    to_bundle(tmp_path, data, tmp_path / "out.calomodel", str(base.path), fabric.device)
     assert [head.name for head in bundle.read(tmp_path / "out.calomodel").manifest.heads] == ["psnr", "visual"]
     with pytest.raises(OptionError, match="another recipe, size or base"):
         fit(plan, data, tmp_path, fabric, str(two_heads.path), None)
