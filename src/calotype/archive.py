@@ -19,7 +19,6 @@ from enum import IntEnum
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +34,7 @@ from calotype.errors import DamagedFile, InputError, InvalidModel, LimitExceeded
 from calotype.small import SmallModel, chunk_size, image_of, small_model
 from calotype.textbook import chunk as textbook_chunk
 from calotype.textbook.model import Model as TextbookModel
-from calotype.vessel import Item, Vessel
+from calotype.vessel import Closable, Item, Vessel
 
 Images = NDArray[np.uint8]
 
@@ -75,7 +74,7 @@ class Entry:
     place: int
 
 
-class Archive:
+class Archive(Closable):
     """An archive to read.
 
     Args:
@@ -92,14 +91,6 @@ class Archive:
         self._models: dict[bytes, ModelFile] = {}
         self._small_models: dict[bytes, SmallModel] = {}
         self._chunks: OrderedDict[int, tuple[SmallModel, NDArray[np.uint8 | np.float32]]] = OrderedDict()
-
-    def __enter__(self) -> Archive:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""
@@ -283,7 +274,7 @@ def _decoded_name(item: Item) -> str:
         raise DamagedFile(f"the name in row {item.ordinal} is no UTF-8") from error
 
 
-class ArchiveWriter:
+class ArchiveWriter(Closable):
     """A new archive. What has been added when a method returns is on disk and stays there.
 
     Args:
@@ -293,14 +284,6 @@ class ArchiveWriter:
     def __init__(self, path: str | Path) -> None:
         self._vessel = vessel.create(Path(path))
         self._taken: set[str] = set()
-
-    def __enter__(self) -> ArchiveWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""

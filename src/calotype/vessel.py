@@ -10,12 +10,12 @@ import os
 import secrets
 import struct
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from calotype.errors import DamagedFile, InputError, LimitExceeded
 from calotype.sqlite import APPLICATION_ID, VERSION, connect, errors_of, hold, journal_of, release
@@ -34,6 +34,7 @@ _SCHEMA = {
     "meta": "CREATE TABLE meta (items INTEGER NOT NULL, images INTEGER NOT NULL, hash BLOB NOT NULL)",
 }
 _START = bytes(32)
+Opened = TypeVar("Opened", bound="Closable")
 _SIZES = (
     "SELECT ordinal, kind, images, crc, CASE typeof(names) WHEN 'blob' THEN length(names) END, "
     "CASE typeof(data) WHEN 'blob' THEN length(data) END FROM item ORDER BY ordinal"
@@ -82,7 +83,21 @@ def checksum(ordinal: int, kind: int, images: int, names: bytes, data: bytes) ->
     return zlib.crc32(data, zlib.crc32(names, zlib.crc32(start)))
 
 
-class Vessel:
+class Closable(ABC):
+    """What a `with` statement closes at its end."""
+
+    def __enter__(self: Opened) -> Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+
+class Vessel(Closable):
     """An archive's rows.
 
     Schema, count and running hash of all rows are checked when it is opened, the data of a row when it is read.
@@ -108,14 +123,6 @@ class Vessel:
                 self.totals = self._check_totals()
                 self._rows("COMMIT")
             self._held = held.pop_all()
-
-    def __enter__(self) -> Vessel:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""
