@@ -21,6 +21,7 @@ from calotype import bundle, cli, datasets, library
 from calotype.bench import metrics, small
 from calotype.errors import CalotypeError, InputError, OptionError
 from calotype.learn import checkpoint
+from calotype.learn.plan import write
 from calotype.learn.textbook import config, export, fit, nets
 from calotype.learn.textbook.config import ARCHS, DENSE_AE, DENSE_VAE, Architecture, Recipe
 from calotype.learn.textbook.loop import Row, Run, epochs, evaluate
@@ -245,7 +246,7 @@ def test_a_run_goes_on_with_the_same_images_only(tmp_path: Path, data: datasets.
 
 def test_a_config_comes_back_from_its_file(tmp_path: Path) -> None:
     whole = replace(config.usual(DENSE_VAE), recipe=Recipe(likelihood="logistic", minutes=2.5, target_loss=-1.0))
-    whole.write(tmp_path / "config.json")
+    write(whole, tmp_path / "config.json")
     assert config.read(tmp_path / "config.json") == whole
 
 

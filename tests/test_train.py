@@ -26,6 +26,7 @@ from calotype.learn.config import Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.fit import CHECKPOINT, CONFIG, Data, Watcher, fit, make_fabric, weights_from
 from calotype.learn.model import Codec
+from calotype.learn.plan import write
 from calotype.learn.train import STATE, DivergedError, Row, Training, run
 from calotype.learn.watch import LOG, Log
 
@@ -267,7 +268,7 @@ def test_bad_recipes_are_refused(tmp_path: Path, content: str, said: str) -> Non
 
 def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     plan = Config(SMALL, replace(RECIPE, seed=0, warmup=0, fine_level=0))
-    plan.write(tmp_path / "config.json")
+    write(plan, tmp_path / "config.json")
     assert config.read(tmp_path / "config.json") == plan
 
 
@@ -350,7 +351,7 @@ def test_a_resumed_run_draws_no_crops_to_start_from(
     saved = make()
     _losses(saved, 2)
     checkpoint.save(saved.state(), tmp_path / CHECKPOINT)
-    saved.config.write(tmp_path / CONFIG)
+    write(saved.config, tmp_path / CONFIG)
     drawn = list[int]()
     monkeypatch.setattr(Crops, "batch", lambda _, step: drawn.append(step))
     pictures = Pictures(find_pictures([folder]), 64)

@@ -17,6 +17,8 @@ from calotype.cli.train_small import ARCHS, train_small
 from calotype.errors import OptionError
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from calotype.learn.config import Config
     from calotype.learn.fit import Data, Watcher
     from calotype.learn.train import Row
@@ -84,10 +86,16 @@ def train(
         return
     refuse_options(f"--arch {PHOTO}", {"minutes": minutes, "data": data, "resize": resize})
     plan = _plan(recipe, out, {"steps": steps, "batch": batch, "seed": seed})
-    folder = run or out.with_suffix(".run")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = fit.make_fabric(device, plan.recipe.batch)
     found = fit.Data.find(pictures, lossless or [], validation or [], plan.recipe.crop_px, fabric.device)
+    _train_photo(plan, found, out, run or out.with_suffix(".run"), fabric, start)
+
+
+def _train_photo(plan: Config, found: Data, out: Path, folder: Path, fabric: Fabric, start: str | None) -> None:
+    """Train a codec for pictures of any size, with a bar, and write it."""
+    from calotype.learn import fit
+
     columns = (
         TextColumn("training"),
         BarColumn(),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from calotype.errors import OptionError
+from calotype.learn import plan
 
 MSE, VISUAL = OBJECTIVES = "mse", "visual"
 RECIPES = Path(__file__).parent / "recipes"
@@ -90,10 +90,6 @@ class Config:
     recipe: Recipe = field(default_factory=Recipe)
     card: dict[str, Any] = field(default_factory=lambda: {"name": "mine", "version": "1", "status": "preview"})
 
-    def write(self, path: Path) -> None:
-        """Keep it as JSON, for `read`."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
-
 
 Section = TypeVar("Section", Architecture, Recipe)
 
@@ -136,14 +132,8 @@ def read(name: str | Path) -> Config:
     """
     shipped = RECIPES / f"{name}.json"
     path = shipped if shipped.is_file() else Path(name)
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        shipped_names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.json")))
-        raise OptionError(f"recipe {name}: {error}; give a JSON file or one of: {shipped_names}") from error
-    known = isinstance(values, dict) and set(values) <= {"architecture", "recipe", "card"}
-    if not known or not all(isinstance(section, dict) for section in values.values()):
-        raise OptionError(f"{path}: a recipe is an object of the objects architecture, recipe and card, nothing else")
+    shipped_names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.json")))
+    values = plan.sections(path, f"; give a JSON file or one of: {shipped_names}")
     return Config(
         _section(Architecture, values.get("architecture", {}), path),
         _section(Recipe, values.get("recipe", {}), path),

@@ -26,6 +26,7 @@ from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.export import add_visual_head, export
 from calotype.learn.grow import origin
 from calotype.learn.look import LEAST_PX
+from calotype.learn.plan import other_run, write
 from calotype.learn.restore import codec_of
 from calotype.learn.train import STATE, Row, Training, run
 from calotype.learn.watch import LOG, Log, Point, as_unit, curve, middle
@@ -126,9 +127,7 @@ def _check_same(folder: Path, wanted: Config) -> None:
     begun = config.read(folder / CONFIG)
     same = replace(begun.recipe, steps=wanted.recipe.steps) == wanted.recipe
     if not same or begun.architecture != wanted.architecture or begun.card.get("base") != wanted.card.get("base"):
-        raise OptionError(
-            f"{folder}: holds a run of another recipe, size or base; give another --run, or what it began with"
-        )
+        raise other_run(folder, "of another recipe, size or base")
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def fit(plan: Config, data: Data, folder: Path, fabric: Fabric, start: str | Non
         _check_same(folder, plan)
     training = _begun(plan, Crops(data.train, data.fine, plan.recipe), fabric, saved, start)
     if watcher is not None:
-        plan.write(folder / CONFIG)
+        write(plan, folder / CONFIG)
     with until_told() as told:
         _run(training, data, folder, told, watcher)
     return training.step >= plan.recipe.steps

@@ -16,13 +16,14 @@ from torch import Tensor
 from calotype import bundle
 from calotype.bitsback.model import MAX_ELEMENTS, MAX_SIDE, LatentBundle, bundle_of
 from calotype.datasets import Dataset, Split
-from calotype.errors import InputError, OptionError
+from calotype.errors import InputError
 from calotype.learn import checkpoint
 from calotype.learn.bitsback.export import export
 from calotype.learn.bitsback.nets import Architecture
 from calotype.learn.bitsback.train import Recipe, Row, Training, bpd
 from calotype.learn.card import bullets, facts
 from calotype.learn.fit import CHECKPOINT, CONFIG, hardware, until_told
+from calotype.learn.plan import other_run, write
 from calotype.learn.watch import LOG
 
 USUAL = {
@@ -70,9 +71,9 @@ def _check_same(folder: Path, plan: Plan) -> None:
     length = {"steps": plan.recipe.steps, "minutes": plan.recipe.minutes}
     wanted = json.loads(json.dumps([asdict(plan.architecture), asdict(plan.recipe)]))
     if [begun["architecture"], begun["recipe"] | length] != wanted:
-        raise OptionError(f"{folder}: holds a run of another recipe or size; give another --run, or what it began with")
+        raise other_run(folder, "of another recipe or size")
     if begun["card"].get("data_sha256") != plan.card["data_sha256"]:
-        raise OptionError(f"{folder}: holds a run on other images; give another --run, or the data it began with")
+        raise other_run(folder, "on other images")
 
 
 def fit(plan: Plan, data: Dataset, folder: Path, out: Path, report: Callable[[Row, float], None]) -> bool:
@@ -94,7 +95,7 @@ def fit(plan: Plan, data: Dataset, folder: Path, out: Path, report: Callable[[Ro
     if saved.exists():
         _check_same(folder, plan)
         training.load(checkpoint.load(saved))
-    (folder / CONFIG).write_text(json.dumps(asdict(plan), indent=1) + "\n")
+    write(plan, folder / CONFIG)
     with until_told() as told, (folder / LOG).open("a", buffering=1) as log:
 
         def row(row: Row) -> None:

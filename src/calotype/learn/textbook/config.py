@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from calotype.bundle import MAX_TABLES, STATUSES
 from calotype.errors import OptionError
+from calotype.learn import plan
 
 PCA, DENSE_AE, CONV_AE, DENSE_VAE, CONV_VAE = "pca", "dense-ae", "conv-ae", "dense-vae", "conv-vae"
 ARCHS = (PCA, DENSE_AE, CONV_AE, DENSE_VAE, CONV_VAE)
@@ -102,10 +102,6 @@ class Config:
     recipe: Recipe = field(default_factory=Recipe)
     card: dict[str, Any] = field(default_factory=lambda: {"name": "mine", "version": "1", "status": "preview"})
 
-    def write(self, path: Path) -> None:
-        """Keep it as JSON, for `read`."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
-
 
 Section = TypeVar("Section", Architecture, Recipe)
 
@@ -169,13 +165,7 @@ def read(path: Path, base: Config | None = None) -> Config:
         OptionError: If there is none, or it holds what a config does not.
     """
     base = base or Config()
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise OptionError(f"recipe {path}: {error}") from error
-    known = isinstance(values, dict) and set(values) <= {"architecture", "recipe", "card"}
-    if not known or not all(isinstance(section, dict) for section in values.values()):
-        raise OptionError(f"{path}: a recipe is an object of the objects architecture, recipe and card, nothing else")
+    values = plan.sections(path)
     card = {**base.card, **values.get("card", {})}
     _check_card(card, str(path))
     return Config(

@@ -18,6 +18,7 @@ from calotype.datasets import Dataset, Images
 from calotype.errors import InputError, OptionError
 from calotype.learn import checkpoint
 from calotype.learn.fit import CHECKPOINT, CONFIG, hardware, until_told
+from calotype.learn.plan import other_run, write
 from calotype.learn.restore import constants_of
 from calotype.learn.textbook import card, config
 from calotype.learn.textbook.config import Config
@@ -74,9 +75,9 @@ def _check_same(folder: Path, wanted: Config) -> None:
     begun = config.read(folder / CONFIG)
     length = {"epochs": wanted.recipe.epochs, "minutes": wanted.recipe.minutes}
     if replace(begun.recipe, **length) != wanted.recipe or begun.architecture != wanted.architecture:
-        raise OptionError(f"{folder}: holds a run of another recipe or size; give another --run, or what it began with")
+        raise other_run(folder, "of another recipe or size")
     if begun.card.get("data_sha256") != wanted.card["data_sha256"]:
-        raise OptionError(f"{folder}: holds a run on other images; give another --run, or the data it began with")
+        raise other_run(folder, "on other images")
 
 
 def fit(plan: Config, data: Dataset, folder: Path, start: str | None, report: Callable[[Row], None]) -> bool:
@@ -97,7 +98,7 @@ def fit(plan: Config, data: Dataset, folder: Path, start: str | None, report: Ca
     run = Run(net, plan.recipe, _tensor(data.train.images), _tensor(data.validation.images))
     if saved.exists():
         run.load(checkpoint.load(saved))
-    plan.write(folder / CONFIG)
+    write(plan, folder / CONFIG)
     if isinstance(net, Pca):
         run.judge()
         checkpoint.save(run.state(), saved)
