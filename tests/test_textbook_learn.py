@@ -23,8 +23,9 @@ from calotype.errors import CalotypeError, InputError, OptionError
 from calotype.learn import checkpoint
 from calotype.learn.plan import write
 from calotype.learn.textbook import config, export, fit, nets
-from calotype.learn.textbook.config import ARCHS, DENSE_AE, DENSE_VAE, Architecture, Recipe
+from calotype.learn.textbook.config import ARCHS, CONV_VAE, DENSE_AE, DENSE_VAE, VAE_GAN, Architecture, Recipe
 from calotype.learn.textbook.loop import Row, Run, epochs, evaluate
+from calotype.learn.textbook.prepare import augmented
 from calotype.textbook.model import Model, bundle_of
 from conftest import psnr_db
 
@@ -61,6 +62,19 @@ def test_digits_come_in_three_parts_that_share_none(data: datasets.Dataset) -> N
     assert all(p.images.shape[1:] == IMAGE and len(p.labels) == len(p) for p in parts)
     assert data.train.images.max() == 255
     assert np.array_equal(data.test.images, datasets.load_test("digits").images)
+
+
+def test_every_image_is_judged_in_one_fold(data: datasets.Dataset) -> None:
+    parts = list(datasets.folds(data, 3))
+    judged = np.concatenate([part.validation.images for part in parts])
+    learned = len(data.train) + len(data.validation)
+    assert len(judged) == learned
+    whole = np.concatenate([data.train.images, data.validation.images])
+    assert np.array_equal(np.sort(judged.reshape(learned, -1), 0), np.sort(whole.reshape(learned, -1), 0))
+    assert all(len(part.train) + len(part.validation) == learned for part in parts)
+    assert all(part.test is data.test for part in parts)
+    with pytest.raises(OptionError, match="1438 images"):
+        next(datasets.folds(data, 2000))
 
 
 def _idx(values: np.ndarray) -> bytes:
@@ -206,6 +220,8 @@ def test_palettes_are_resized_as_colours(tmp_path: Path) -> None:
         ('{"architecture": {"arch": "gan"}}', "conv-vae"),
         ('{"architecture": {"image": 5}}', "height, width and channels"),
         ('{"architecture": {"image": [8, 8, true]}}', "height, width and channels"),
+        ('{"recipe": {"augment": "flip"}}', "none, shift, rotate, both"),
+        ('{"recipe": {"normalise": 1}}', "true nor false"),
         ('{"recipe": []}', "objects"),
         ('{"card": 5}', "objects"),
         ('{"recipe": {"sigma": 0}}', "sigma"),
@@ -271,6 +287,7 @@ def test_families_learn(arch: str, train: torch.Tensor, validation: torch.Tensor
         {"likelihood": "logistic"},
         {"optimiser": "sgd", "rate": 0.1, "schedule": "plateau"},
         {"free_bits": 0.1, "beta": 2.0},
+        {"augment": "both"},
     ],
 )
 def test_recipes_learn(
@@ -311,6 +328,60 @@ def test_the_rate_is_the_divergence_of_gaussians() -> None:
     q = torch.distributions.Normal(mean, (log_variance / 2).exp())
     wanted = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum()
     assert float(net._rate(mean, log_variance)) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_a_step_of_the_critic_and_one_of_the_decoder_keep_apart(train: torch.Tensor) -> None:
+    """What the decoder is told leaves the critic as it is, and what the critic learns leaves the decoder."""
+    net = nets.VaeGan(Architecture(VAE_GAN, 4, 16, IMAGE), Recipe())
+    x = nets.to_unit(train[:8])
+    made = net.decoder(torch.randn(8, 4))
+    net.critic.frozen(made).score.sum().backward()
+    assert all(p.grad is None for p in net.critic.parameters())
+    assert all(p.grad is not None for p in net.decoder.parameters())
+    net.zero_grad()
+    (net.critic(x).score - net.critic(made.detach()).score).sum().backward()
+    assert any(p.grad is not None for p in net.critic.parameters())
+    assert all(p.grad is None for p in net.decoder.parameters())
+
+
+def test_a_gan_is_judged_as_a_vae_and_keeps_its_last_weights(
+    train: torch.Tensor, validation: torch.Tensor, tmp_path: Path
+) -> None:
+    gan, vae = (_run(arch, replace(QUICK, rate=0.0), train, validation) for arch in (VAE_GAN, CONV_VAE))
+    assert evaluate(gan.net, validation, 1) == pytest.approx(evaluate(vae.net, validation, 1))
+    rows = list(epochs(gan, tmp_path / "checkpoint.pt"))
+    assert gan.best_epoch == rows[-1].epoch == 3
+
+
+def test_augmented_images_are_moved(train: torch.Tensor) -> None:
+    images = train[:64]
+    assert augmented(images, "none") is images
+    torch.manual_seed(0)
+    moved = augmented(images, "shift")
+    padded = torch.nn.functional.pad(images[..., 0].float(), (1, 1, 1, 1), "replicate").byte()
+    shifts = [padded[:, top : top + 8, left : left + 8] for top in range(3) for left in range(3)]
+    found = torch.stack([(shifted == moved[..., 0]).flatten(1).all(1) for shifted in shifts])
+    assert found.any(0).all()
+    assert found.any(1).all()
+    turned = augmented(images, "rotate")
+    change = (turned.float() - images.float()).abs().mean()
+    assert 1 < change < 40
+    assert augmented(images.expand(-1, -1, -1, 3), "both").shape == (64, 8, 8, 3)
+
+
+def test_a_normalised_encoder_sees_standardised_pixels(data: datasets.Dataset, tmp_path: Path) -> None:
+    plan = fit.plan_of(DENSE_AE, None, data, "x", {"normalise": True, "epochs": 1})
+    assert fit.fit(plan, data, tmp_path, None, lambda _: None)
+    net = nets.model_of(plan.architecture, plan.recipe)
+    net.load_state_dict(checkpoint.load(tmp_path / "checkpoint.pt")["best"])
+    seen = net.encoder[0](nets.to_unit(torch.from_numpy(np.array(data.train.images))))
+    assert float(seen.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(seen.std()) == pytest.approx(1, abs=1e-4)
+    fit.to_bundle(tmp_path, data, tmp_path / "m.calomodel")
+    model = Model(bundle_of(library.find_any(tmp_path / "m.calomodel")))
+    with torch.no_grad():
+        wanted = net(nets.to_unit(torch.from_numpy(np.array(data.test.images)))).numpy()[:, 0] * 255
+    assert np.abs(model.synthesise(model.analyse(data.test.images))[..., 0] - wanted).max() < 2.5
 
 
 def test_a_run_resumes_bit_for_bit(train: torch.Tensor, validation: torch.Tensor, tmp_path: Path) -> None:
@@ -456,9 +527,24 @@ def test_from_data_to_files_and_samples(
         assert grid.size == (32, 24)
 
 
+@pytest.mark.parametrize("arch", ["pca", "lossless-vae"])
+def test_cross_validation_shows_each_fold(
+    arch: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "m.calomodel"
+    assert _main(monkeypatch, "train", "digits", "--arch", arch, "--minutes", "0.002", "--folds", "2", "-o", out) == 0
+    shown = capsys.readouterr().out
+    first, second, mean, _ = (float(line.split("|")[2]) for line in shown.splitlines()[2:6])
+    assert mean == pytest.approx((first + second) / 2, rel=1e-5)
+    card = bundle.read_file(out).card
+    assert card["folds"].startswith("2: validation loss ")
+    assert "folds" in out.with_suffix(".md").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("train", "digits", "--folds", "3", "-o", "x.calomodel"), "--folds has no effect"),
         (("train", "digits", "--arch", "gan", "-o", "x.calomodel"), "none of photo"),
         (("train", "digits", "--arch", "dense-ae", "--steps", "3", "-o", "x.calomodel"), "--steps has no effect"),
         (("train", "digits", "--minutes", "3", "-o", "x.calomodel"), "--minutes has no effect"),

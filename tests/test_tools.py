@@ -45,3 +45,25 @@ def test_explore_compares_what_can_be_compared() -> None:
     assert explore["rate_against"](half, anchor) == "-50.0%"
     assert explore["rate_against"](apart, anchor).startswith("none: ")
     assert len(explore["variants"]()) == 1 + len(explore["ARCHITECTURES"]) + len(explore["RECIPES"])
+
+
+def test_samples_are_judged_beside_real_images() -> None:
+    from calotype import datasets
+
+    tool = runpy.run_path(str(TOOLS / "samples.py"))
+    data = datasets.load("digits")
+    judge = tool["Judge"].of(data.train)
+    assert judge.accuracy(data.test) > 0.85
+    flat = np.full_like(data.test.images, 128)
+    (_, *real), (_, *blank) = judge.row("real", data.test.images), judge.row("blank", flat)
+    sharp, sure, distance = (tuple(map(float, pair)) for pair in zip(real, blank, strict=True))
+    assert sharp[0] > sharp[1] == 0
+    assert sure[0] > sure[1]
+    assert distance[0] < 0.2 * distance[1]
+
+
+def test_the_distance_of_gaussians_is_exact(rng: np.random.Generator) -> None:
+    frechet = runpy.run_path(str(TOOLS / "samples.py"))["frechet"]
+    a = rng.normal(0, 1, (200_000, 2))
+    assert frechet(a, a) == pytest.approx(0, abs=1e-9)
+    assert frechet(a, a * [2, 3] + [1, 0]) == pytest.approx(1 + 1 + 4, rel=0.05)

@@ -12,9 +12,9 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -72,6 +72,23 @@ class Dataset:
         for part in (self.train, self.validation):
             digest.update(repr(part.images.shape).encode() + part.images.tobytes())
         return digest.hexdigest()
+
+
+def folds(data: Dataset, count: int) -> Iterator[Dataset]:
+    """The data set `count` times: each image that is not for the test is once in the validation part.
+
+    Raises:
+        OptionError: If there are fewer images than folds.
+    """
+    parts = (data.train, data.validation)
+    images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+    if len(images) < count:
+        raise OptionError(f"--folds {count}: {data.name} has {len(images)} images to learn from and to judge by")
+    pieces = np.array_split(np.random.default_rng(_ORDER_SEED).permutation(len(images)), count)
+    for fold, held_out in enumerate(pieces):
+        kept = np.concatenate(pieces[:fold] + pieces[fold + 1 :])
+        train, validation = (Split(images[chosen], labels[chosen]) for chosen in (kept, held_out))
+        yield replace(data, train=train, validation=validation)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,9 @@ def train(
     data: Annotated[
         Path | None, typer.Option(help=f"Of {', '.join(datasets.NAMES[1:])}: folder with the IDX files.")
     ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Of small images: cross-validate first, with so many trainings more.")
+    ] = None,
     resize: Annotated[int | None, typer.Option(min=1, help="Of small images: sides to resize a folder's to.")] = None,
 ) -> None:
     """Train a model on your own pictures, or on small images of one size: mnist, fashion-mnist, digits, a folder.
@@ -82,9 +85,9 @@ def train(
         )
         given = {"batch": batch, "seed": seed, "minutes": minutes}
         changes = {name: value for name, value in given.items() if value is not None}
-        train_small(pictures, arch, out, recipe, start, run, changes, data, resize)
+        train_small(pictures, arch, out, recipe, start, run, changes, data, resize, folds)
         return
-    refuse_options(f"--arch {PHOTO}", {"minutes": minutes, "data": data, "resize": resize})
+    refuse_options(f"--arch {PHOTO}", {"minutes": minutes, "data": data, "resize": resize, "folds": folds})
     plan = _plan(recipe, out, {"steps": steps, "batch": batch, "seed": seed})
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = fit.make_fabric(device, plan.recipe.batch)

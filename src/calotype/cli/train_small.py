@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from calotype import datasets
+from calotype.bundle import SUFFIX, read_file
 from calotype.cli.console import STDERR, say, shown
 from calotype.datasets import Dataset
 from calotype.errors import OptionError
+from calotype.markdown import table
 
 if TYPE_CHECKING:
+    from calotype.learn.textbook.config import Config
     from calotype.learn.textbook.loop import Row
 
 LOSSLESS_ARCHS = ("lossless-vae", "hvae")
-ARCHS = ("pca", "dense-ae", "conv-ae", "dense-vae", "conv-vae", *LOSSLESS_ARCHS)
+ARCHS = ("pca", "dense-ae", "conv-ae", "dense-vae", "conv-vae", "vae-gan", *LOSSLESS_ARCHS)
 """As in `calotype.learn.textbook.config` and `calotype.learn.bitsback.fit`, which need torch to be imported."""
 
 
@@ -31,30 +37,69 @@ def train_small(
     changes: dict[str, Any],
     data_folder: Path | None,
     size_px: int | None,
+    folds: int | None,
 ) -> None:
     """Train a model of small images, and write it with its card."""
     if len(sources) != 1:
         raise OptionError(f"--arch {arch} takes one data set or folder, not {len(sources)}")
     data = datasets.load(sources[0], data_folder, size_px)
+    folder = run or out.with_suffix(".run")
     if arch in LOSSLESS_ARCHS:
         if recipe is not None or start is not None:
             raise OptionError(f"--recipe and --from have no effect with --arch {arch}: leave them out")
-        _train_lossless(data, arch, out, run or out.with_suffix(".run"), changes)
-        return
+        judged = _cross_validated(data, folds, folder, lambda part, place: _fold_bpd(part, arch, place, changes))
+        _train_lossless(data, arch, out, folder, changes, judged)
+    else:
+        _train_lossy(data, arch, out, folder, recipe, start, changes, folds)
+    typer.echo(f"{shown(out)}: {out.stat().st_size} bytes")
+
+
+def _train_lossy(
+    data: Dataset,
+    arch: str,
+    out: Path,
+    folder: Path,
+    recipe: str | None,
+    start: str | None,
+    changes: dict[str, Any],
+    folds: int | None,
+) -> None:
+    """Train a textbook model."""
     from calotype.learn.textbook import fit
 
-    plan = fit.plan_of(arch, None if recipe is None else Path(recipe), data, out.stem, changes)
-    folder = run or out.with_suffix(".run")
-    with _begun(data) as progress:
-        task = progress.add_task("training", total=1.0, now="")
+    def planned(part: Dataset) -> Config:
+        return fit.plan_of(arch, None if recipe is None else Path(recipe), part, out.stem, changes)
 
-        def report(row: Row) -> None:
-            progress.update(task, completed=row.progress, now=f"epoch {row.epoch}, loss {row.validation:.5g}")
+    def fold_loss(part: Dataset, place: Path) -> float:
+        _train(planned(part), part, place, start)
+        return fit.validation_loss(place)
 
-        finished = fit.fit(plan, data, folder, start, report)
-    _check_finished(finished, folder)
+    judged = _cross_validated(data, folds, folder, fold_loss)
+    plan = planned(data)
+    _train(replace(plan, card=plan.card | judged), data, folder, start)
     fit.to_bundle(folder, data, out)
-    typer.echo(f"{shown(out)}: {out.stat().st_size} bytes")
+
+
+def _cross_validated(
+    data: Dataset, folds: int | None, folder: Path, judge: Callable[[Dataset, Path], float]
+) -> dict[str, Any]:
+    """The table of the folds' validation losses, shown; and what the card says of it, nothing without folds.
+
+    Args:
+        data: Its training and validation parts are shared out.
+        folds: How many, if any.
+        folder: Each fold's run is in a folder there.
+        judge: Trains on a fold, in a folder; its validation loss.
+    """
+    if folds is None:
+        return {}
+    parts = enumerate(datasets.folds(data, folds), 1)
+    losses = [judge(part, folder / f"fold-{number}") for number, part in parts]
+    mean, deviation = np.mean(losses), np.std(losses, ddof=1)
+    rows = [(f"{number}", f"{loss:.6g}") for number, loss in enumerate(losses, 1)]
+    rows += [("mean", f"{mean:.6g}"), ("standard deviation", f"{deviation:.2g}")]
+    typer.echo(table(("fold", "validation loss"), rows, words=1))
+    return {"folds": f"{folds}: validation loss {mean:.6g}, standard deviation {deviation:.2g}"}
 
 
 def _begun(data: Dataset) -> Progress:
@@ -69,7 +114,29 @@ def _check_finished(finished: bool, folder: Path) -> None:
         raise typer.Exit(130)
 
 
-def _train_lossless(data: Dataset, arch: str, out: Path, folder: Path, changes: dict[str, Any]) -> None:
+def _train(plan: Config, data: Dataset, folder: Path, start: str | None) -> None:
+    """Train a textbook model, with a bar."""
+    from calotype.learn.textbook import fit
+
+    with _begun(data) as progress:
+        task = progress.add_task("training", total=1.0, now="")
+
+        def report(row: Row) -> None:
+            progress.update(task, completed=row.progress, now=f"epoch {row.epoch}, loss {row.validation:.5g}")
+
+        finished = fit.fit(plan, data, folder, start, report)
+    _check_finished(finished, folder)
+
+
+def _fold_bpd(data: Dataset, arch: str, folder: Path, changes: dict[str, Any]) -> float:
+    draft = folder / f"fold{SUFFIX}"
+    _train_lossless(data, arch, draft, folder, changes, {})
+    return read_file(draft).card["validation_bpd"]
+
+
+def _train_lossless(
+    data: Dataset, arch: str, out: Path, folder: Path, changes: dict[str, Any], judged: dict[str, Any]
+) -> None:
     """Train a model for `calotype pack --lossless`."""
     from calotype.learn.bitsback import fit
 
@@ -80,6 +147,5 @@ def _train_lossless(data: Dataset, arch: str, out: Path, folder: Path, changes: 
         def report(row: fit.Row, done: float) -> None:
             progress.update(task, completed=done, now=f"step {row.step}, {row.validation_bpd:.4f} bits per dimension")
 
-        finished = fit.fit(plan, data, folder, out, report)
+        finished = fit.fit(replace(plan, card=plan.card | judged), data, folder, out, report)
     _check_finished(finished, folder)
-    typer.echo(f"{shown(out)}: {out.stat().st_size} bytes")

@@ -141,6 +141,6 @@ def card_text(written: LatentBundle, made: dict[str, Any]) -> str:
         bullets([f"{d['name']} ({d['licence']})" for d in card["data"]]),
         "## Training",
         "`validation_bpd` is minus the ELBO of images that were not trained on, in bits per dimension.",
-        facts({**made, **card["recipe"]}),
+        facts({**made, **{key: card[key] for key in ("folds",) if key in card}, **card["recipe"]}),
     ]
     return "\n\n".join(parts) + "\n"

@@ -8,7 +8,7 @@ from calotype.learn.card import bullets, facts
 from calotype.markdown import table
 from calotype.textbook.model import TextbookBundle
 
-_MADE = ("epochs_trained", "minutes", "hardware", "validation_loss")
+_MADE = ("epochs_trained", "minutes", "hardware", "validation_loss", "folds")
 
 
 def text(bundle: TextbookBundle) -> str:
@@ -31,7 +31,7 @@ def text(bundle: TextbookBundle) -> str:
         "## Data",
         bullets([f"{d['name']} ({d['licence']})" for d in card.get("data", [])]),
         "## Recipe",
-        facts({**{key: card[key] for key in _MADE}, **card["recipe"]}),
+        facts({**{key: card[key] for key in _MADE if key in card}, **card["recipe"]}),
         "## Architecture",
         facts(card["architecture"]),
         "## Rate and distortion",

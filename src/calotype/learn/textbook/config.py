@@ -11,7 +11,8 @@ from calotype.errors import OptionError
 from calotype.learn import plan
 
 PCA, DENSE_AE, CONV_AE, DENSE_VAE, CONV_VAE = "pca", "dense-ae", "conv-ae", "dense-vae", "conv-vae"
-ARCHS = (PCA, DENSE_AE, CONV_AE, DENSE_VAE, CONV_VAE)
+VAE_GAN = "vae-gan"
+ARCHS = (PCA, DENSE_AE, CONV_AE, DENSE_VAE, CONV_VAE, VAE_GAN)
 
 _CHOICES = {
     "arch": ARCHS,
@@ -19,6 +20,7 @@ _CHOICES = {
     "likelihood": ("bernoulli", "gaussian", "logistic"),
     "optimiser": ("adam", "sgd"),
     "schedule": ("plateau", "cosine"),
+    "augment": ("none", "shift", "rotate", "both"),
 }
 _MOST = 1e9
 _LIMITS = {
@@ -60,6 +62,7 @@ class Recipe:
         beta: Weight of the KL divergence (Higgins et al. 2017).
         warmup: Epochs over which beta rises to its value.
         free_bits: Nats of KL that each latent may have for nothing (Kingma et al. 2016).
+        adversarial: Of a VAE-GAN: weight of what its decoder learns from the critic, in nats.
         optimiser: `adam`, or `sgd` with momentum.
         rate: Learning rate at first.
         momentum: Of `sgd`.
@@ -69,6 +72,8 @@ class Recipe:
         schedule: `plateau` halves the rate when the validation loss no longer falls, `cosine` leads it to zero.
         patience: Epochs without a better loss until `plateau` halves; after four times as many, training ends.
         target_loss: Training ends when the validation loss is this small.
+        augment: Training images are moved a little, anew each time: `shift`, `rotate`, `both`, or `none`.
+        normalise: The encoder's first layer standardises its input, by the training images' mean and deviation.
         seed: Of weights, order and noise.
     """
 
@@ -78,6 +83,7 @@ class Recipe:
     beta: float = 1.0
     warmup: int = 2
     free_bits: float = 0.0
+    adversarial: float = 10.0
     optimiser: str = "adam"
     rate: float = 2e-3
     momentum: float = 0.9
@@ -87,6 +93,8 @@ class Recipe:
     schedule: str = "cosine"
     patience: int = 3
     target_loss: float = 0.0
+    augment: str = "none"
+    normalise: bool = False
     seed: int = 1
 
 
@@ -105,7 +113,7 @@ class Config:
 
 Section = TypeVar("Section", Architecture, Recipe)
 
-_WIDTH = {PCA: 1, DENSE_AE: 128, CONV_AE: 64, DENSE_VAE: 512, CONV_VAE: 64}
+_WIDTH = {PCA: 1, DENSE_AE: 128, CONV_AE: 64, DENSE_VAE: 512, CONV_VAE: 64, VAE_GAN: 64}
 
 
 def usual(arch: str) -> Config:
@@ -132,6 +140,8 @@ def changed(section: Section, values: dict[str, Any], source: str) -> Section:
         if name in _CHOICES and value not in _CHOICES[name]:
             raise OptionError(f"{source}: {name} is {value!r}, none of {', '.join(_CHOICES[name])}")
         wanted, (low, high) = type(known[name]), _LIMITS.get(name, (0, _MOST))
+        if wanted is bool and not isinstance(value, bool):
+            raise OptionError(f"{source}: {name} is {value!r}, neither true nor false")
         if wanted in (int, float) and (
             isinstance(value, bool) or not isinstance(value, (wanted, int)) or not low <= value <= high
         ):

@@ -34,6 +34,7 @@ from calotype.learn.export import ESCAPE_MASS, table_members
 from calotype.learn.graph import Graph, numpy_of
 from calotype.learn.textbook.config import Config
 from calotype.learn.textbook.nets import Autoencoder, Vae, to_unit
+from calotype.learn.textbook.prepare import Standardise
 from calotype.textbook.chunk import pack_images, unpack_images
 from calotype.textbook.model import DECODER, DECODING, ENCODER, KIND, Images, Model, bundle_of, step_of
 
@@ -139,6 +140,9 @@ def _sequence(g: Graph, x: str, net: nn.Sequential) -> str:
             x = _gemm(g, x, layer, name)
         elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             x = _conv(g, x, layer, name)
+        elif isinstance(layer, Standardise):
+            x = g.op("Add", x, g.constant(-numpy_of(layer.centre), f"{name}.offset"))
+            x = g.op("Mul", x, g.constant(numpy_of(layer.scale), f"{name}.scale"))
         elif isinstance(layer, nn.MaxPool2d):
             x = g.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
         elif isinstance(layer, nn.Flatten | nn.Unflatten):

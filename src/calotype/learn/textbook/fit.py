@@ -24,7 +24,8 @@ from calotype.learn.textbook import card, config
 from calotype.learn.textbook.config import Config
 from calotype.learn.textbook.export import export
 from calotype.learn.textbook.loop import Row, Run, epochs
-from calotype.learn.textbook.nets import Autoencoder, Pca, Vae, model_of
+from calotype.learn.textbook.nets import Autoencoder, Pca, Vae, model_of, to_unit
+from calotype.learn.textbook.prepare import Standardise
 from calotype.learn.watch import LOG
 from calotype.textbook.model import DECODER, ENCODER, bundle_of
 
@@ -70,6 +71,15 @@ def weights_from(net: Autoencoder | Vae, start: str) -> None:
             parameter.data.copy_(torch.from_numpy(stored[name].astype(np.float32)))
 
 
+def _settle(net: Autoencoder | Vae, images: Images) -> None:
+    """Set what follows from the training images at once: principal components, or the encoder's standardisation."""
+    if isinstance(net, Pca):
+        net.solve(_tensor(images))
+    for layer in net.encoder:
+        if isinstance(layer, Standardise):
+            layer.fit(to_unit(_tensor(images[:MOST_CALIBRATION])))
+
+
 def _check_same(folder: Path, wanted: Config) -> None:
     """A run goes on as what it was begun; only its length may change."""
     begun = config.read(folder / CONFIG)
@@ -93,8 +103,7 @@ def fit(plan: Config, data: Dataset, folder: Path, start: str | None, report: Ca
         _check_same(folder, plan)
     elif start is not None:
         weights_from(net, start)
-    if isinstance(net, Pca):
-        net.solve(_tensor(data.train.images))
+    _settle(net, data.train.images)
     run = Run(net, plan.recipe, _tensor(data.train.images), _tensor(data.validation.images))
     if saved.exists():
         run.load(checkpoint.load(saved))
@@ -108,6 +117,11 @@ def fit(plan: Config, data: Dataset, folder: Path, start: str | None, report: Ca
             log.write(json.dumps(asdict(row)) + "\n")
             report(row)
     return run.finished
+
+
+def validation_loss(folder: Path) -> float:
+    """Of the weights that a run keeps."""
+    return checkpoint.load(folder / CHECKPOINT)["best_loss"]
 
 
 def to_bundle(folder: Path, data: Dataset, out: Path) -> None:

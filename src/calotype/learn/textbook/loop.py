@@ -22,6 +22,7 @@ from calotype.errors import CalotypeError
 from calotype.learn import checkpoint
 from calotype.learn.textbook.config import Recipe
 from calotype.learn.textbook.nets import Trainable
+from calotype.learn.textbook.prepare import augmented
 
 EVALUATED_AT_ONCE = 500
 ENDLESS = float("inf")
@@ -116,7 +117,8 @@ class Run:
         if recipe.schedule == "cosine":
             self._rate = recipe.rate * 0.5 * (1 + math.cos(math.pi * self.progress))
         self.net.train()
-        loss = self.net.loss(images, min(1.0, self.step / max(1, recipe.warmup * self.steps_an_epoch)))
+        warm = min(1.0, self.step / max(1, recipe.warmup * self.steps_an_epoch))
+        loss = self.net.loss(augmented(images, recipe.augment), warm)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
@@ -141,7 +143,7 @@ class Run:
         validation = evaluate(self.net, self.validation, self.recipe.seed)
         if not math.isfinite(validation):
             raise CalotypeError(f"epoch {epoch}: the loss is not finite; lower the recipe's rate, {self.recipe.rate:g}")
-        if validation < self.best_loss:
+        if validation < self.best_loss or not self.net.keeps_best:
             self.best, self.best_epoch, self.best_loss = copy.deepcopy(self.net.state_dict()), epoch, validation
         if self.recipe.schedule == "plateau":
             self.plateau.step(validation)

@@ -14,7 +14,18 @@ from torch import Tensor, nn
 
 from calotype.errors import OptionError
 from calotype.learn.start import principal_components
-from calotype.learn.textbook.config import CONV_AE, CONV_VAE, DENSE_AE, DENSE_VAE, PCA, Architecture, Recipe
+from calotype.learn.textbook.config import (
+    CONV_AE,
+    CONV_VAE,
+    DENSE_AE,
+    DENSE_VAE,
+    PCA,
+    VAE_GAN,
+    Architecture,
+    Recipe,
+)
+from calotype.learn.textbook.critic import Critic
+from calotype.learn.textbook.prepare import Standardise
 
 VALUES = 256
 CONV_STRIDE = 4
@@ -27,7 +38,13 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 class Trainable(nn.Module, ABC):
-    """What the loop trains: anything with a loss over images."""
+    """What the loop trains: anything with a loss over images.
+
+    Attributes:
+        keeps_best: Whether the weights with the least validation loss are kept, or the last ones.
+    """
+
+    keeps_best = True
 
     @abstractmethod
     def loss(self, images: Tensor, warm: float = 1.0) -> Tensor:
@@ -40,7 +57,7 @@ class Autoencoder(Trainable):
     def __init__(self, arch: Architecture, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self.encoder, self.decoder = _networks(arch, arch.latents)
+        self.encoder, self.decoder = _networks(arch, arch.latents, normalise=recipe.normalise)
 
     def encode(self, x: Tensor) -> Tensor:
         """The latent of x."""
@@ -91,7 +108,7 @@ class Vae(Trainable):
     def __init__(self, arch: Architecture, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self.encoder, self.decoder = _networks(arch, 2 * arch.latents)
+        self.encoder, self.decoder = _networks(arch, 2 * arch.latents, normalise=recipe.normalise)
         self.log_scale = nn.Parameter(torch.tensor(-3.0))  # of the logistic likelihood
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,9 +125,13 @@ class Vae(Trainable):
 
     def loss(self, images: Tensor, warm: float = 1.0) -> Tensor:
         x = to_unit(images)
+        return self.parts(x, warm)[1]
+
+    def parts(self, x: Tensor, warm: float) -> tuple[Tensor, Tensor]:
+        """The images decoded from a draw of their posterior, and the loss."""
         mean, log_variance = self.posterior(x)
-        z = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)  # the reparameterisation
-        return self._distortion(self.decoder(z), x) + warm * self.recipe.beta * self._rate(mean, log_variance)
+        x_hat = self.decoder(mean + torch.exp(log_variance / 2) * torch.randn_like(mean))  # the reparameterisation
+        return x_hat, self._distortion(x_hat, x) + warm * self.recipe.beta * self._rate(mean, log_variance)
 
     def _rate(self, mean: Tensor, log_variance: Tensor) -> Tensor:
         """KL(q(z | x) || p(z)), the mean over images; what a latent has under its free bits is not counted."""
@@ -129,6 +150,36 @@ class Vae(Trainable):
         return cost.flatten(1).sum(1).mean()
 
 
+class VaeGan(Vae):
+    """A VAE whose decoder also learns to deceive a critic (Larsen et al. 2016).
+
+    To the VAE's loss come, while training, how sure the critic is that decoded draws of the prior are made, and how far
+    apart images and their reconstructions are in its features; and the critic's own loss. In one step, both learn: what
+    the decoder is told passes through a critic that stands still. Unlike in the paper the error of pixels stays.
+
+    The validation loss is the VAE's, which says nothing of the sharpness that the critic is there for.
+    """
+
+    keeps_best = False
+
+    def __init__(self, arch: Architecture, recipe: Recipe) -> None:
+        super().__init__(arch, recipe)
+        self.critic = Critic(arch)
+        self.latents = arch.latents
+
+    def loss(self, images: Tensor, warm: float = 1.0) -> Tensor:
+        if not self.training:
+            return super().loss(images, warm)
+        x = to_unit(images)
+        x_hat, of_vae = self.parts(x, warm)
+        made = self.decoder(torch.randn(len(x), self.latents, device=x.device))
+        real, fake = self.critic(x), self.critic(made.detach())
+        of_critic = F.softplus(-real.score).mean() + F.softplus(fake.score).mean()
+        deceived = F.softplus(-self.critic.frozen(made).score).mean()
+        apart = (self.critic.frozen(x_hat).features - real.features.detach()).square().flatten(1).sum(1).mean() / 2
+        return of_vae + self.recipe.adversarial * (deceived + apart) + of_critic
+
+
 def _logistic_cost(mean: Tensor, x: Tensor, log_scale: Tensor) -> Tensor:
     """-log of a logistic's mass on the value's cell (Salimans et al. 2017); the outer cells reach to infinity."""
     half = 0.5 / (VALUES - 1)
@@ -139,11 +190,12 @@ def _logistic_cost(mean: Tensor, x: Tensor, log_scale: Tensor) -> Tensor:
     return torch.where(x < half, left, torch.where(x > 1 - half, right, inner))
 
 
-def _networks(arch: Architecture, outputs: int) -> tuple[nn.Sequential, nn.Sequential]:
+def _networks(arch: Architecture, outputs: int, *, normalise: bool) -> tuple[nn.Sequential, nn.Sequential]:
     """Encoder and decoder."""
     if arch.arch == PCA:
         return _linear(arch, outputs)
-    return _dense(arch, outputs) if arch.arch in (DENSE_AE, DENSE_VAE) else _conv(arch, outputs)
+    encoder, decoder = _dense(arch, outputs) if arch.arch in (DENSE_AE, DENSE_VAE) else _conv(arch, outputs)
+    return nn.Sequential(Standardise(arch.image[2]), *encoder) if normalise else encoder, decoder
 
 
 def _shape(arch: Architecture) -> tuple[int, int, int]:
@@ -193,6 +245,7 @@ FAMILIES: dict[str, type[Autoencoder] | type[Vae]] = {
     CONV_AE: Autoencoder,
     DENSE_VAE: Vae,
     CONV_VAE: Vae,
+    VAE_GAN: VaeGan,
 }
 
 
