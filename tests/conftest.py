@@ -78,3 +78,15 @@ def crops(folder: Path) -> Crops:
     from calotype.learn.data import Crops, Pictures, find_pictures
 
     return Crops(Pictures(find_pictures([folder]), 128), None, Recipe(crop_px=128))
+
+
+@pytest.fixture(scope="session")
+def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Principal components of the digits, as a textbook model."""
+    from calotype import datasets
+    from calotype.learn.textbook import fit
+
+    data, folder = datasets.load("digits"), tmp_path_factory.mktemp("digits")
+    fit.fit(fit.plan_of("pca", None, data, "digits", {}), data, folder / "run", None, lambda _: None)
+    fit.to_bundle(folder / "run", data, folder / "digits.calomodel")
+    return folder / "digits.calomodel"

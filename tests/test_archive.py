@@ -56,18 +56,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def digits_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Principal components of the digits, as a textbook model."""
-    from calotype import datasets
-    from calotype.learn.textbook import fit
-
-    data, folder = datasets.load("digits"), tmp_path_factory.mktemp("digits")
-    fit.fit(fit.plan_of("pca", None, data, "digits", {}), data, folder / "run", None, lambda _: None)
-    fit.to_bundle(folder / "run", data, folder / "digits.calomodel")
-    return folder / "digits.calomodel"
-
-
 @pytest.fixture
 def images(rng: np.random.Generator) -> np.ndarray:
     return rng.integers(0, 256, (12, SIDE, SIDE, 1), np.uint8)
@@ -109,6 +97,7 @@ def test_what_goes_in_comes_out(archive: Path, images: np.ndarray) -> None:
         np.testing.assert_array_equal(np.asarray(opened.image("digits/0.png")), images[7, ..., 0])
         with pytest.raises(InputError, match="no image named"):
             opened.image("nonesuch")
+        assert opened[3].tobytes() == opened["000003"].tobytes() == images[2].tobytes()
         with pytest.raises(InputError, match="of one size"):
             opened.arrays()
 
@@ -487,6 +476,26 @@ def test_a_picture_by_a_model_of_small_images(tmp_path: Path, digits_model: Path
         assert archive.image("a").size == (8, 8)
 
 
+def test_chunks_that_were_decoded_are_kept_within_a_limit(
+    archive: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+    decode = Archive._decode
+    monkeypatch.setattr(Archive, "_decode", lambda self, item: decoded.append(item.ordinal) or decode(self, item))
+    for limit_bytes, wanted in ((images.nbytes, [2, 3]), (images.nbytes - 1, [2, 3, 2])):
+        decoded.clear()
+        monkeypatch.setattr("calotype.archive.CACHED_BYTES", limit_bytes)
+        with Archive(archive) as opened:
+            for name in ("000001", "000002", "digits/0.png", "digits/1.png", "000003"):
+                opened.image(name)
+        assert decoded == wanted
+
+
+def test_bits_back_keeps_no_latents(archive: Path) -> None:
+    with Archive(archive) as opened, pytest.raises(InputError, match="bits back"):
+        opened.latents("000001")
+
+
 def test_arrays_are_not_larger_than_asked_for(
     tmp_path: Path, tiny_model: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -565,4 +574,5 @@ def test_lossy_small_images(tmp_path: Path, digits_model: Path) -> None:
     with Archive(tmp_path / "x.caloset", model.bundle) as archive:
         whole = archive.arrays()
         np.testing.assert_array_equal(np.asarray(archive.image("000007")), whole[7, ..., 0])
+        np.testing.assert_array_equal(model.synthesise(archive.latents("000007")[None])[0], whole[7])
         assert psnr_db(whole, images) > 15

@@ -5,7 +5,7 @@ from calotype.archive import Archive
 
 with Archive("digits.caloset") as archive:
     print(len(archive), archive.names[:3])
-    image = archive.image("000007")
+    image = archive["000007"]  # or archive[7]
 ```
 """
 
@@ -42,7 +42,8 @@ MAX_CHUNK_BYTES = 1 << 26
 """Samples, or latents, of all images of a chunk."""
 MAX_ARRAY_BYTES = 1 << 31
 """Samples of all images that `Archive.arrays` gives at once."""
-CACHED_CHUNKS = 4
+CACHED_BYTES = 1 << 26
+"""Of chunks that were decoded last; the very last one is kept, however large."""
 
 
 class Kind(IntEnum):
@@ -98,6 +99,9 @@ class Archive(Closable):
 
     def __len__(self) -> int:
         return self._vessel.totals.images
+
+    def __getitem__(self, which: str | int) -> Image.Image:
+        return self.image(self.entries[which] if isinstance(which, int) else which)
 
     @property
     def items(self) -> list[Item]:
@@ -164,11 +168,30 @@ class Archive(Closable):
             raise UnsupportedFile(f"{entry.name} has {samples.shape[2]} channels: no PIL image holds it; use chunk()")
         return Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
 
+    def latents(self, which: str | Entry) -> NDArray[np.float32]:
+        """The latents of an image: y_hat (m, h/16, w/16) of a picture in steps, y (d,) of a small image in bins.
+
+        Raises:
+            InputError: If it is coded without loss, so has none.
+        """
+        entry = self.find(which) if isinstance(which, str) else which
+        if _kind_of(entry.item) == Kind.PICTURE:
+            data, model = self._file(entry.item)
+            return codec.whole_latents(data, model=model)
+        model, decoded = self._decoded(entry.item)
+        if not isinstance(model, TextbookModel):
+            raise InputError(f"{entry.name} is coded with bits back: its latents are chosen by chance and not kept")
+        return decoded[entry.place].astype(np.float32, copy=False)
+
     def _picture(self, item: Item) -> Image.Image:
+        data, model = self._file(item)
+        return codec.decode(data, model=model)
+
+    def _file(self, item: Item) -> tuple[bytes, ModelFile | None]:
+        """A picture's file, and its model if it has one."""
         data = self._vessel.data(item)
         coding = unpack_header(data).coding
-        model = None if coding is None else self._model(coding.model_id)
-        return codec.decode(data, model=model)
+        return data, None if coding is None else self._model(coding.model_id)
 
     def chunk(self, item: Item) -> Images:
         """All images of a row, (n, h, w, c), decoded."""
@@ -188,7 +211,7 @@ class Archive(Closable):
         """The model of a chunk, and its images or latents. The last few are kept."""
         if item.ordinal not in self._chunks:
             self._chunks[item.ordinal] = self._decode(item)
-            if len(self._chunks) > CACHED_CHUNKS:
+            while len(self._chunks) > 1 and sum(c.nbytes for _, c in self._chunks.values()) > CACHED_BYTES:
                 self._chunks.popitem(last=False)
         self._chunks.move_to_end(item.ordinal)
         return self._chunks[item.ordinal]

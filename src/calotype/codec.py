@@ -263,6 +263,18 @@ def latents(image_or_data: Images | bytes, *, quality: float = DEFAULT_QUALITY, 
     return tile_latents(whole, runtime_of(photo(_bundle_for(whole.header, model))), whole.header.coding)
 
 
+def whole_latents(data: bytes, *, model: Models = None) -> NDArray[np.float32]:
+    """The latent y_hat (m, h/16, w/16) of a picture's file, its tiles side by side, in steps of the quantiser.
+
+    Raises:
+        InputError: If the file is stored losslessly, so has none.
+    """
+    tiles = [tile.y_hat for tile in latents(data, model=model)]
+    columns = container.unpack_header(data).tile_columns
+    rows = [np.concatenate(tiles[i : i + columns], axis=2) for i in range(0, len(tiles), columns)]
+    return np.concatenate(rows, axis=1)
+
+
 def _head_of(model: ModelFile | None, head: int) -> str:
     """A head's name, if the model is known and names its heads."""
     if isinstance(model, Bundle) and head < len(model.manifest.heads):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,18 @@ Floats = NDArray[np.float32]
 WINDOW_PX = 1024
 HALO_PX = 64
 """The receptive field of g_a and g_s on each side must fit: each depthwise 3x3 at 1/8 takes 8 pixels of it."""
+
+
+_most_threads: int | None = None
+
+
+def limit_threads(most: int) -> None:
+    """Let networks that first run from now on have so many threads, if nobody says how many.
+
+    For worker processes, which share the cores among them.
+    """
+    global _most_threads
+    _most_threads = most
 
 
 class Networks:
@@ -34,6 +47,12 @@ class Networks:
         self._threads, self._optimise = threads, optimise
         self._sessions: dict[str, Any] = {}
         self._lock = threading.Lock()
+        _alive.add(self)
+
+    def abandon(self) -> None:
+        """Begin anew in a forked process. Sessions' threads did not come along, and to end a session waits for them."""
+        _abandoned.append(self._sessions)
+        self._sessions, self._lock = {}, threading.Lock()
 
     def _session(self, graph: str) -> Any:
         with self._lock:
@@ -41,7 +60,7 @@ class Networks:
                 import onnxruntime as ort
 
                 options = ort.SessionOptions()
-                options.intra_op_num_threads = self._threads or os.cpu_count() or 1
+                options.intra_op_num_threads = self._threads or _most_threads or os.cpu_count() or 1
                 # Each network has its own threads; those that wait by spinning would hold up the next network's.
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
                 options.log_severity_level = 3
@@ -66,6 +85,19 @@ class Networks:
             raise
         except Exception as error:  # onnxruntime has a class for each status
             raise InvalidModel(f"{self.file.path}: {graph} does not run: {error}") from error
+
+
+_alive: WeakSet[Networks] = WeakSet()
+_abandoned: list[dict[str, Any]] = []
+
+
+def _after_fork() -> None:
+    for networks in _alive:
+        networks.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Runtime(Networks):

@@ -28,7 +28,7 @@ def quantise(y: Floats, level: int) -> IntArray:
 def pack_symbols(bundle: TextbookBundle, symbols: IntArray, level: int) -> bytes:
     """Symbols (n, d) as words."""
     encoder = Encoder(bundle.at_level(level)[0])
-    encoder.push(symbols.ravel(), _index(bundle, len(symbols)))
+    encoder.push(symbols.T.ravel(), _index(bundle, len(symbols)))
     return encoder.words()
 
 
@@ -41,7 +41,7 @@ def unpack_symbols(bundle: TextbookBundle, words: bytes | memoryview, level: int
     decoder = Decoder(bundle.at_level(level)[0], words)
     symbols = decoder.pop(_index(bundle, count))
     decoder.finish()
-    return symbols.reshape(count, bundle.latents)
+    return symbols.reshape(bundle.latents, count).T
 
 
 def pack_images(model: Model, images: Images, level: int) -> bytes:
@@ -92,5 +92,5 @@ def check_images(bundle: TextbookBundle, images: NDArray[np.uint8 | np.uint16]) 
 
 
 def _index(bundle: TextbookBundle, count: int) -> NDArray[np.uint8]:
-    """The table of each symbol, image after image."""
-    return np.tile(np.arange(bundle.latents, dtype=np.uint8), count)
+    """The table of each symbol, latent after latent: the order in which they are coded."""
+    return np.repeat(np.arange(bundle.latents, dtype=np.uint8), count)

@@ -151,9 +151,13 @@ class Model:
 
 def values_of(bundle: TextbookBundle, symbols: IntArray, level: int) -> Floats:
     """Symbols (n, d) -> latents (n, d) in bins."""
-    values = symbols * np.float32(step_of(level))
+    values = np.empty(symbols.shape, np.float32, order="F")  # a latent at a time is filled
     for column, known in enumerate(bundle.at_level(level)[1]):
         radius = len(known) // 2
-        inside = np.abs(symbols[:, column]) <= radius
-        values[inside, column] = known[symbols[inside, column] + radius]
-    return values.astype(np.float32)
+        places = symbols[:, column] + radius
+        known_places = places.clip(0, 2 * radius)
+        values[:, column] = known[known_places]
+        if not np.array_equal(places, known_places):
+            escaped = places != known_places
+            values[escaped, column] = (places[escaped] - radius) * np.float32(step_of(level))
+    return values
