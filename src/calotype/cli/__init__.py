@@ -13,6 +13,7 @@ from calotype.cli.bench import bench
 from calotype.cli.console import FAILURES, describe
 from calotype.cli.decode import decode
 from calotype.cli.encode import encode
+from calotype.cli.explore import explore
 from calotype.cli.info import info
 from calotype.cli.ls import ls
 from calotype.cli.models import models
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, info, train, sample, bench, pack, unpack, ls, extract):
+for command in (encode, decode, info, train, explore, sample, bench, pack, unpack, ls, extract):
     app.command()(command)
 app.add_typer(models, name="models")
 

@@ -63,6 +63,8 @@ class Recipe:
         warmup: Epochs over which beta rises to its value.
         free_bits: Nats of KL that each latent may have for nothing (Kingma et al. 2016).
         adversarial: Of a VAE-GAN: weight of what its decoder learns from the critic, in nats.
+        noise_sigma: Largest standard deviation of noise on what the encoder sees, for pixels in [0, 1]; each image
+            draws its own. What is to come back has no noise (Vincent et al. 2008), and a VAE's loss is no ELBO then.
         optimiser: `adam`, or `sgd` with momentum.
         rate: Learning rate at first.
         momentum: Of `sgd`.
@@ -84,6 +86,7 @@ class Recipe:
     warmup: int = 2
     free_bits: float = 0.0
     adversarial: float = 10.0
+    noise_sigma: float = 0.0
     optimiser: str = "adam"
     rate: float = 2e-3
     momentum: float = 0.9

@@ -25,7 +25,7 @@ from calotype.learn.textbook.config import (
     Recipe,
 )
 from calotype.learn.textbook.critic import Critic
-from calotype.learn.textbook.prepare import Standardise
+from calotype.learn.textbook.prepare import Standardise, noisy
 
 VALUES = 256
 CONV_STRIDE = 4
@@ -68,7 +68,7 @@ class Autoencoder(Trainable):
 
     def loss(self, images: Tensor, warm: float = 1.0) -> Tensor:  # noqa: ARG002 (there is nothing to warm up)
         x = to_unit(images)
-        x_hat = self(x)
+        x_hat = self(noisy(x, self.recipe.noise_sigma))
         return F.mse_loss(x_hat, x) if self.recipe.loss == "mse" else F.binary_cross_entropy(x_hat, x)
 
 
@@ -129,7 +129,7 @@ class Vae(Trainable):
 
     def parts(self, x: Tensor, warm: float) -> tuple[Tensor, Tensor]:
         """The images decoded from a draw of their posterior, and the loss."""
-        mean, log_variance = self.posterior(x)
+        mean, log_variance = self.posterior(noisy(x, self.recipe.noise_sigma))
         x_hat = self.decoder(mean + torch.exp(log_variance / 2) * torch.randn_like(mean))  # the reparameterisation
         return x_hat, self._distortion(x_hat, x) + warm * self.recipe.beta * self._rate(mean, log_variance)
 

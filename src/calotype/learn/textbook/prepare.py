@@ -37,6 +37,19 @@ def augmented(images: Tensor, how: str) -> Tensor:
     return moved.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
+def noisy(x: Tensor, most_sigma: float) -> Tensor:
+    """Add Gaussian noise to images (b, c, h, w), cut to [0, 1] as pictures are.
+
+    Args:
+        x: The images.
+        most_sigma: Each image draws its deviation from 0 to this.
+    """
+    if not most_sigma:
+        return x
+    sigma = most_sigma * torch.rand(len(x), 1, 1, 1)
+    return (x + sigma * torch.randn_like(x)).clamp(0, 1)
+
+
 class Standardise(nn.Module):
     """x (b, c, h, w) less the mean of its channel, over its standard deviation, both of all pixels learned from."""
 
