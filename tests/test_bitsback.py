@@ -305,17 +305,17 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(rng: np.random.Generat
 def test_images_that_no_model_holds_are_refused_before_training() -> None:
     split = Split(np.zeros((1, 200, 200, 3), np.uint8), np.zeros(1, np.uint8))
     with pytest.raises(InputError, match="--resize"):
-        plan_of("hvae", Dataset("large", "none", split, split, split), "large", {})
+        plan_of("hvae", None, Dataset("large", "none", split, split, split), "large", {})
 
 
 def test_a_run_goes_on_with_the_same_images_only(tmp_path: Path) -> None:
     data = load("digits")
-    plan = fit.plan_of("hvae", data, "x", {})
+    plan = fit.plan_of("hvae", None, data, "x", {})
     (tmp_path / "config.json").write_text(json.dumps(asdict(plan)))
     fit._check_same(tmp_path, plan)
     turned = replace(data, train=replace(data.train, images=data.train.images[:, ::-1]))
     with pytest.raises(OptionError, match="other images"):
-        fit._check_same(tmp_path, fit.plan_of("hvae", turned, "x", {}))
+        fit._check_same(tmp_path, fit.plan_of("hvae", None, turned, "x", {}))
 
 
 def test_training_by_the_command_line(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def main() -> None:
     rng = np.random.default_rng(SEED)
     mnist = datasets.load("mnist", given.data)
     drawn = replace(mnist, **{part: binarised(getattr(mnist, part), rng) for part in ("train", "validation", "test")})
-    plan = fit.plan_of("lossless-vae", drawn, "binarised", {"minutes": given.minutes})
+    plan = fit.plan_of("lossless-vae", None, drawn, "binarised", {"minutes": given.minutes})
     plan = replace(plan, architecture=Architecture(latents=(40,), width=100))
     model_path = given.out / "binarised.calomodel"
     fit.fit(plan, drawn, given.out, model_path, lambda row, _: print(row))

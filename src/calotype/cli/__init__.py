@@ -20,6 +20,7 @@ from calotype.cli.models import models
 from calotype.cli.pack import pack
 from calotype.cli.sample import sample
 from calotype.cli.train import train
+from calotype.cli.tune import tune
 from calotype.cli.unpack import extract, unpack
 from calotype.errors import OptionError
 
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, info, train, explore, sample, bench, pack, unpack, ls, extract):
+for command in (encode, decode, info, train, tune, explore, sample, bench, pack, unpack, ls, extract):
     app.command()(command)
 app.add_typer(models, name="models")
 

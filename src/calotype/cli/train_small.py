@@ -19,6 +19,7 @@ from calotype.errors import OptionError
 from calotype.markdown import table
 
 if TYPE_CHECKING:
+    from calotype.learn.bitsback.fit import Plan
     from calotype.learn.textbook.config import Config
     from calotype.learn.textbook.loop import Row
 
@@ -43,23 +44,22 @@ def train_small(
     if len(sources) != 1:
         raise OptionError(f"--arch {arch} takes one data set or folder, not {len(sources)}")
     data = datasets.load(sources[0], data_folder, size_px)
-    folder = run or out.with_suffix(".run")
+    folder, recipe_path = run or out.with_suffix(".run"), None if recipe is None else Path(recipe)
     if arch in LOSSLESS_ARCHS:
-        if recipe is not None or start is not None:
-            raise OptionError(f"--recipe and --from have no effect with --arch {arch}: leave them out")
-        judged = _cross_validated(data, folds, folder, lambda part, place: _fold_bpd(part, arch, place, changes))
-        _train_lossless(data, arch, out, folder, changes, judged)
+        if start is not None:
+            raise OptionError(f"--from has no effect with --arch {arch}: leave it out")
+        _lossless(data, arch, out, folder, recipe_path, changes, folds)
     else:
-        _train_lossy(data, arch, out, folder, recipe, start, changes, folds)
+        _lossy(data, arch, out, folder, recipe_path, start, changes, folds)
     typer.echo(f"{shown(out)}: {out.stat().st_size} bytes")
 
 
-def _train_lossy(
+def _lossy(
     data: Dataset,
     arch: str,
     out: Path,
     folder: Path,
-    recipe: str | None,
+    recipe: Path | None,
     start: str | None,
     changes: dict[str, Any],
     folds: int | None,
@@ -68,7 +68,7 @@ def _train_lossy(
     from calotype.learn.textbook import fit
 
     def planned(part: Dataset) -> Config:
-        return fit.plan_of(arch, None if recipe is None else Path(recipe), part, out.stem, changes)
+        return fit.plan_of(arch, recipe, part, out.stem, changes)
 
     def fold_loss(part: Dataset, place: Path) -> float:
         _train(planned(part), part, place, start)
@@ -128,24 +128,40 @@ def _train(plan: Config, data: Dataset, folder: Path, start: str | None) -> None
     _check_finished(finished, folder)
 
 
-def _fold_bpd(data: Dataset, arch: str, folder: Path, changes: dict[str, Any]) -> float:
-    draft = folder / f"fold{SUFFIX}"
-    _train_lossless(data, arch, draft, folder, changes, {})
-    return read_file(draft).card["validation_bpd"]
-
-
-def _train_lossless(
-    data: Dataset, arch: str, out: Path, folder: Path, changes: dict[str, Any], judged: dict[str, Any]
+def _lossless(
+    data: Dataset,
+    arch: str,
+    out: Path,
+    folder: Path,
+    recipe: Path | None,
+    changes: dict[str, Any],
+    folds: int | None,
 ) -> None:
     """Train a model for `calotype pack --lossless`."""
     from calotype.learn.bitsback import fit
 
-    plan = fit.plan_of(arch, data, out.stem, changes)
+    def planned(part: Dataset) -> Plan:
+        return fit.plan_of(arch, recipe, part, out.stem, changes)
+
+    def fold_bpd(part: Dataset, place: Path) -> float:
+        draft = place / f"fold{SUFFIX}"
+        _train_lossless(planned(part), part, place, draft)
+        return read_file(draft).card["validation_bpd"]
+
+    judged = _cross_validated(data, folds, folder, fold_bpd)
+    plan = planned(data)
+    _train_lossless(replace(plan, card=plan.card | judged), data, folder, out)
+
+
+def _train_lossless(plan: Plan, data: Dataset, folder: Path, out: Path) -> None:
+    """Train a bits-back model, with a bar, and write it."""
+    from calotype.learn.bitsback import fit
+
     with _begun(data) as progress:
         task = progress.add_task("training", total=1.0, now="")
 
         def report(row: fit.Row, done: float) -> None:
             progress.update(task, completed=done, now=f"step {row.step}, {row.validation_bpd:.4f} bits per dimension")
 
-        finished = fit.fit(replace(plan, card=plan.card | judged), data, folder, out, report)
+        finished = fit.fit(plan, data, folder, out, report)
     _check_finished(finished, folder)

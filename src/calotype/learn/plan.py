@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from calotype.errors import OptionError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Section = TypeVar("Section", bound="DataclassInstance")
+MOST = 1e9
 SECTIONS = {"architecture", "recipe", "card"}
 
 
@@ -31,6 +37,52 @@ def sections(path: Path, hint: str = "") -> dict[str, dict[str, Any]]:
     if not known or not all(isinstance(section, dict) for section in values.values()):
         raise OptionError(f"{path}: a recipe is an object of the objects architecture, recipe and card, nothing else")
     return values
+
+
+def changed(
+    section: Section,
+    values: Mapping[str, Any],
+    source: str,
+    limits: Mapping[str, tuple[float, float]],
+    choices: Mapping[str, Sequence[str]],
+) -> Section:
+    """A section of a config with other values, each of the kind that stands there: numbers, texts, truths, sizes.
+
+    Args:
+        section: The values as they are.
+        values: The others, by name.
+        source: Where they come from, for a message.
+        limits: Least and most of numbers; those that are not there lie within 0 and `MOST`.
+        choices: What texts may be.
+
+    Raises:
+        OptionError: If a value is unknown or not allowed.
+    """
+    known = {f.name: getattr(section, f.name) for f in fields(section)}
+    settled: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise OptionError(f"{source}: a {type(section).__name__.lower()} has no {name}; it has {', '.join(known)}")
+        wanted = _wanted(known[name], value, limits.get(name, (0, MOST)), choices.get(name, ()))
+        if wanted is not None:
+            raise OptionError(f"{source}: {name} is {value!r}, {wanted}")
+        settled[name] = tuple(value) if isinstance(known[name], tuple) else value
+    return replace(section, **settled)
+
+
+def _wanted(known: object, value: object, limits: tuple[float, float], choices: Sequence[str]) -> str | None:
+    """What a value should be and is not; None if it is right."""
+    if isinstance(known, bool):
+        return None if isinstance(value, bool) else "neither true nor false"
+    if isinstance(known, str):
+        return None if value in choices else f"none of {', '.join(choices)}"
+    if isinstance(known, tuple):
+        sizes = cast("list[object]", value) if isinstance(value, list) else []
+        return None if sizes and all(type(n) is int and n > 0 for n in sizes) else "not a list of sizes"
+    kind, (low, high) = type(known), limits
+    if isinstance(value, (int, float)) and isinstance(value, (kind, int)) and not isinstance(value, bool):
+        return None if low <= value <= high else f"not within {low}..{high:g}"
+    return f"not a {kind.__name__} within {low}..{high:g}"
 
 
 def other_run(folder: Path, what: str) -> OptionError:

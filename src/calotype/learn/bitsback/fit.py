@@ -14,23 +14,34 @@ import torch
 from torch import Tensor
 
 from calotype import bundle
-from calotype.bitsback.model import MAX_ELEMENTS, MAX_SIDE, LatentBundle, bundle_of
+from calotype.bitsback.model import MAX_ELEMENTS, MAX_LAYERS, MAX_SIDE, LatentBundle, bundle_of
 from calotype.datasets import Dataset, Split
-from calotype.errors import InputError
+from calotype.errors import InputError, OptionError
 from calotype.learn import checkpoint
 from calotype.learn.bitsback.export import export
 from calotype.learn.bitsback.nets import Architecture
 from calotype.learn.bitsback.train import Recipe, Row, Training, bpd
 from calotype.learn.card import bullets, facts
 from calotype.learn.fit import CHECKPOINT, CONFIG, hardware, until_told
-from calotype.learn.plan import other_run, write
+from calotype.learn.plan import MOST, changed, other_run, sections, write
 from calotype.learn.watch import LOG
 
 USUAL = {
-    "lossless-vae": (Architecture(latents=(50,), width=200, depth=1), Recipe(minutes=15)),
-    "hvae": (Architecture(latents=(24, 48), width=256, depth=2), Recipe(minutes=60, steps=40_000)),
+    "lossless-vae": (Architecture(latents=(50,), width=200, depth=1), Recipe()),
+    "hvae": (Architecture(latents=(24, 48), width=256, depth=2), Recipe(minutes=60.0, steps=40_000)),
 }
 """Families by name: a flat VAE of the size of BB-ANS, and a hierarchy of two layers."""
+MAX_LATENTS = 1024
+_LIMITS = {
+    "width": (1, 4096),
+    "depth": (1, 16),
+    "steps": (1, MOST),
+    "minutes": (1e-6, MOST),
+    "batch": (1, 1 << 20),
+    "warmup": (1, MOST),
+    "fit_every": (1, MOST),
+    "fit_images": (1, MOST),
+}
 
 
 @dataclass(frozen=True)
@@ -42,15 +53,29 @@ class Plan:
     card: dict[str, Any]
 
 
-def plan_of(arch: str, data: Dataset, name: str, changes: dict[str, Any]) -> Plan:
-    """The plan of a run: what is usual for the family, with the changes to its recipe.
+def plan_of(arch: str, recipe: Path | None, data: Dataset, name: str, changes: dict[str, Any]) -> Plan:
+    """The plan of a run: what is usual for the family, then a recipe's file, then what was given by hand.
 
     Raises:
         InputError: If the images are larger than a model may be for.
+        OptionError: If the recipe holds what a plan does not.
     """
-    architecture, recipe = USUAL[arch]
-    source = [{"name": f"{data.name}, training part", "licence": data.licence}]
-    about = {"name": name, "version": "1", "status": "preview", "arch": arch, "data": source}
+    return planned(arch, {} if recipe is None else sections(recipe), f"{recipe}", data, name, changes)
+
+
+def planned(
+    arch: str, values: dict[str, dict[str, Any]], source: str, data: Dataset, name: str, changes: dict[str, Any]
+) -> Plan:
+    """The same with a recipe's sections; `source` says where they come from."""
+    if "card" in values or "image" in values.get("architecture", {}):
+        raise OptionError(f"{source}: a recipe for --arch {arch} says neither card nor image: leave them out")
+    usual_architecture, usual_recipe = USUAL[arch]
+    architecture = changed(usual_architecture, values.get("architecture", {}), source, _LIMITS, {})
+    recipe = changed(usual_recipe, values.get("recipe", {}), source, _LIMITS, {})
+    if len(architecture.latents) > MAX_LAYERS or max(architecture.latents) > MAX_LATENTS:
+        raise OptionError(f"{source}: latents are {[*architecture.latents]}, over {MAX_LAYERS} layers of {MAX_LATENTS}")
+    learned = [{"name": f"{data.name}, training part", "licence": data.licence}]
+    about = {"name": name, "version": "1", "status": "preview", "arch": arch, "data": learned}
     about["data_sha256"] = data.sha256()
     height, width, channels = data.train.images.shape[1:]
     if height * width * channels > MAX_ELEMENTS or max(height, width, channels) > MAX_SIDE:
@@ -58,10 +83,15 @@ def plan_of(arch: str, data: Dataset, name: str, changes: dict[str, Any]) -> Pla
             f"{data.name}: images of {width}x{height} pixels, {channels} channels; lossless models code {MAX_ELEMENTS} "
             f"samples at most, {MAX_SIDE} a side: give --resize"
         )
-    return Plan(replace(architecture, image=(height, width, channels)), replace(recipe, **changes), about)
+    return Plan(
+        replace(architecture, image=(height, width, channels)),
+        changed(recipe, changes, "the command", _LIMITS, {}),
+        about,
+    )
 
 
-def _tensor(split: Split) -> Tensor:
+def tensor(split: Split) -> Tensor:
+    """Images (n, d)."""
     return torch.from_numpy(np.array(split.images).reshape(len(split), -1))
 
 
@@ -90,7 +120,7 @@ def fit(plan: Plan, data: Dataset, folder: Path, out: Path, report: Callable[[Ro
         Whether the run is at its end.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    training = Training(plan.architecture, plan.recipe, _tensor(data.train), _tensor(data.validation))
+    training = Training(plan.architecture, plan.recipe, tensor(data.train), tensor(data.validation))
     saved = folder / CHECKPOINT
     if saved.exists():
         _check_same(folder, plan)

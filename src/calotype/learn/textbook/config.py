@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from calotype.bundle import MAX_TABLES, STATUSES
 from calotype.errors import OptionError
 from calotype.learn import plan
+from calotype.learn.plan import Section
 
 PCA, DENSE_AE, CONV_AE, DENSE_VAE, CONV_VAE = "pca", "dense-ae", "conv-ae", "dense-vae", "conv-vae"
 VAE_GAN = "vae-gan"
@@ -22,13 +23,12 @@ _CHOICES = {
     "schedule": ("plateau", "cosine"),
     "augment": ("none", "shift", "rotate", "both"),
 }
-_MOST = 1e9
 _LIMITS = {
     "latents": (1, MAX_TABLES),
     "width": (1, 4096),
     "sigma": (1e-3, 1e3),
     "batch": (1, 1 << 20),
-    "target_loss": (-_MOST, _MOST),
+    "target_loss": (-plan.MOST, plan.MOST),
 }
 
 
@@ -114,8 +114,6 @@ class Config:
     card: dict[str, Any] = field(default_factory=lambda: {"name": "mine", "version": "1", "status": "preview"})
 
 
-Section = TypeVar("Section", Architecture, Recipe)
-
 _WIDTH = {PCA: 1, DENSE_AE: 128, CONV_AE: 64, DENSE_VAE: 512, CONV_VAE: 64, VAE_GAN: 64}
 
 
@@ -131,30 +129,15 @@ def usual(arch: str) -> Config:
 
 
 def changed(section: Section, values: dict[str, Any], source: str) -> Section:
-    """A section with other values, checked.
+    """A section, `Architecture` or `Recipe`, with other values, checked.
 
     Raises:
         OptionError: If one is unknown or not allowed.
     """
-    known = {f.name: getattr(section, f.name) for f in fields(section)}
-    for name, value in values.items():
-        if name not in known:
-            raise OptionError(f"{source}: a {type(section).__name__.lower()} has no {name}; it has {', '.join(known)}")
-        if name in _CHOICES and value not in _CHOICES[name]:
-            raise OptionError(f"{source}: {name} is {value!r}, none of {', '.join(_CHOICES[name])}")
-        wanted, (low, high) = type(known[name]), _LIMITS.get(name, (0, _MOST))
-        if wanted is bool and not isinstance(value, bool):
-            raise OptionError(f"{source}: {name} is {value!r}, neither true nor false")
-        if wanted in (int, float) and (
-            isinstance(value, bool) or not isinstance(value, (wanted, int)) or not low <= value <= high
-        ):
-            raise OptionError(f"{source}: {name} is {value!r}, not a {wanted.__name__} within {low}..{high:g}")
-    if "image" not in values:
-        return replace(section, **values)
-    image = values["image"]
-    if not isinstance(image, list) or len(image) != 3 or not all(type(n) is int and n > 0 for n in image):
-        raise OptionError(f"{source}: image is {image!r}, not height, width and channels")
-    return replace(section, **{**values, "image": tuple(image)})
+    settled = plan.changed(section, values, source, _LIMITS, _CHOICES)
+    if isinstance(settled, Architecture) and len(settled.image) != 3:
+        raise OptionError(f"{source}: image is {values['image']!r}, not height, width and channels")
+    return settled
 
 
 def _check_card(card: dict[str, Any], source: str) -> None:
@@ -177,12 +160,19 @@ def read(path: Path, base: Config | None = None) -> Config:
     Raises:
         OptionError: If there is none, or it holds what a config does not.
     """
-    base = base or Config()
-    values = plan.sections(path)
+    return merged(plan.sections(path), base or Config(), str(path))
+
+
+def merged(values: dict[str, dict[str, Any]], base: Config, source: str) -> Config:
+    """A config with other values in its sections.
+
+    Raises:
+        OptionError: If one is unknown or not allowed; `source` says where they come from.
+    """
     card = {**base.card, **values.get("card", {})}
-    _check_card(card, str(path))
+    _check_card(card, source)
     return Config(
-        changed(base.architecture, values.get("architecture", {}), str(path)),
-        changed(base.recipe, values.get("recipe", {}), str(path)),
+        changed(base.architecture, values.get("architecture", {}), source),
+        changed(base.recipe, values.get("recipe", {}), source),
         card,
     )

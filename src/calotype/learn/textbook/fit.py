@@ -32,15 +32,21 @@ from calotype.textbook.model import DECODER, ENCODER, bundle_of
 MOST_CALIBRATION = 20_000
 
 
-def _tensor(images: Images) -> Tensor:
+def tensor(images: Images) -> Tensor:
+    """Images as a tensor of their own."""
     return torch.from_numpy(np.array(images))
+
+
+def base_of(arch: str, data: Dataset, name: str) -> Config:
+    """What a run is made from if nobody says otherwise."""
+    base = config.usual(arch)
+    architecture = replace(base.architecture, image=data.train.images.shape[1:])
+    return replace(base, card={**base.card, "name": name}, architecture=architecture)
 
 
 def plan_of(arch: str, recipe: Path | None, data: Dataset, name: str, changes: dict[str, Any]) -> Config:
     """The config of a run: defaults, then a recipe's file, then what was given by hand."""
-    base = config.usual(arch)
-    base = replace(base, card={**base.card, "name": name})
-    base = replace(base, architecture=replace(base.architecture, image=data.train.images.shape[1:]))
+    base = base_of(arch, data, name)
     plan = base if recipe is None else config.read(recipe, base)
     for key in ("arch", "image"):  # a run's config.json has them, and may be a recipe
         said, given = (getattr(part.architecture, key) for part in (plan, base))
@@ -71,13 +77,13 @@ def weights_from(net: Autoencoder | Vae, start: str) -> None:
             parameter.data.copy_(torch.from_numpy(stored[name].astype(np.float32)))
 
 
-def _settle(net: Autoencoder | Vae, images: Images) -> None:
+def settle(net: Autoencoder | Vae, images: Images) -> None:
     """Set what follows from the training images at once: principal components, or the encoder's standardisation."""
     if isinstance(net, Pca):
-        net.solve(_tensor(images))
+        net.solve(tensor(images))
     for layer in net.encoder:
         if isinstance(layer, Standardise):
-            layer.fit(to_unit(_tensor(images[:MOST_CALIBRATION])))
+            layer.fit(to_unit(tensor(images[:MOST_CALIBRATION])))
 
 
 def _check_same(folder: Path, wanted: Config) -> None:
@@ -103,8 +109,8 @@ def fit(plan: Config, data: Dataset, folder: Path, start: str | None, report: Ca
         _check_same(folder, plan)
     elif start is not None:
         weights_from(net, start)
-    _settle(net, data.train.images)
-    run = Run(net, plan.recipe, _tensor(data.train.images), _tensor(data.validation.images))
+    settle(net, data.train.images)
+    run = Run(net, plan.recipe, tensor(data.train.images), tensor(data.validation.images))
     if saved.exists():
         run.load(checkpoint.load(saved))
     write(plan, folder / CONFIG)
