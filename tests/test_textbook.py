@@ -267,8 +267,28 @@ def test_the_table_of_a_data_set(pca: TextbookBundle, tmp_path: Path, monkeypatc
     for name in ("WebP, mosaic", "WebP, files", "PNG, mosaic", "xz, one block"):
         assert f"| {name} |" in page
     assert len((tmp_path / "small.csv").read_text().splitlines()) == 1 + len(small.LEVELS) + 2 * 3 + 2 * 2 + 4
+    assert "![Bytes and PSNR](small.svg)" in page
+    assert (tmp_path / "small.svg").read_bytes().startswith(b"<?xml")
     with pytest.raises(OptionError, match="named"):
         bench_small([Path("digits")], tmp_path, [str(pca.path)] * 2, None)
+
+
+def test_a_lossless_model_has_one_row(tmp_path: Path) -> None:
+    from calotype.bench import small, small_plot
+    from calotype.learn.bitsback.export import members
+    from calotype.learn.bitsback.nets import Architecture, LatentModel
+    from calotype.small import small_model
+
+    card = {"name": "flat", "version": "1", "status": "preview"}
+    path = tmp_path / "flat.calomodel"
+    bundle.write(path, members(LatentModel(Architecture(image=(8, 8, 1), latents=(3,), width=9)), card))
+    images = datasets.load_test("digits").images[:20]
+    ((row,),) = (job() for job in small.jobs(images, [small_model(library.open_path(path))])[:1])
+    assert (row.codec, row.psnr_db, row.ssim) == ("flat", None, None)
+    assert row.bpd > 1
+    assert row.image_bytes_with_model == pytest.approx(row.image_bytes + path.stat().st_size / 20)
+    (axes,) = small_plot.draw({"flat": [row], "x": [replace(row, psnr_db=20.0)]}).axes
+    assert [text.get_text() for text in axes.texts] == ["flat, no loss"]
 
 
 # --- samples --------------------------------------------------------------------------------------------------------

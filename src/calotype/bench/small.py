@@ -21,13 +21,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from calotype.bench import codecs, metrics
+from calotype.bench import codecs, metrics, small_plot
 from calotype.bench.codecs import Codec
+from calotype.bench.plots import rendered
+from calotype.bitsback import chunk
+from calotype.bitsback.model import Model as BitsBackModel
 from calotype.markdown import table
+from calotype.small import SmallModel
 from calotype.textbook.chunk import pack_images, unpack_images
-from calotype.textbook.model import Images, Model, TextbookBundle
+from calotype.textbook.model import Images
+from calotype.textbook.model import Model as TextbookModel
 from calotype.textbook.sample import mosaic_of
 
+PLOT = "small.svg"
 CHUNK = 1000
 LEVELS = (32, 64, 96, 128, 144, 160, 176, 208, 224)
 SINGLE_IMAGES = 300
@@ -105,14 +111,26 @@ def row(name: str, setting: str, images: Images, size_bytes: int, back: Images, 
     )
 
 
-def model_rows(bundle: TextbookBundle, images: Images, levels: Sequence[int] = LEVELS) -> Iterator[Row]:
-    """A model at some levels."""
-    model, size_bytes = Model(bundle), bundle.path.stat().st_size
+def _chunks(images: Images) -> list[Images]:
+    return [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
+
+
+def model_rows(model: TextbookModel, images: Images, levels: Sequence[int] = LEVELS) -> Iterator[Row]:
+    """A model with fixed latents, at some levels."""
+    bundle, parts = model.bundle, _chunks(images)
     for level in levels:
-        parts = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
-        chunks = [pack_images(model, part, level) for part in parts]
-        back = np.concatenate([unpack_images(model, c, len(p)) for c, p in zip(chunks, parts, strict=True)])
-        yield row(f"{bundle.name}", f"level {level}", images, sum(map(len, chunks)), back, size_bytes)
+        packed = [pack_images(model, part, level) for part in parts]
+        back = np.concatenate([unpack_images(model, c, len(p)) for c, p in zip(packed, parts, strict=True)])
+        size_bytes = sum(map(len, packed))
+        yield row(bundle.name, f"level {level}", images, size_bytes, back, bundle.path.stat().st_size)
+
+
+def bits_back_row(model: BitsBackModel, images: Images) -> Row:
+    """A model that codes without loss."""
+    bundle, parts = model.bundle, _chunks(images)
+    packed = [chunk.encode(model, part) for part in parts]
+    back = np.concatenate([chunk.decode(model, c, len(p)) for c, p in zip(packed, parts, strict=True)])
+    return row(bundle.name, "", images, sum(map(len, packed)), back, bundle.path.stat().st_size)
 
 
 def _picture(image: Images) -> Image.Image:
@@ -152,11 +170,13 @@ def _setting(codec: Codec, quality: float) -> str:
     return "" if codec.lossless else f"quality {quality:g}"
 
 
-def jobs(images: Images, bundles: Sequence[TextbookBundle]) -> list[Callable[[], list[Row]]]:
+def jobs(images: Images, models: Sequence[SmallModel]) -> list[Callable[[], list[Row]]]:
     """All measurements, to be made one after the other."""
 
-    def measured(bundle: TextbookBundle) -> Callable[[], list[Row]]:
-        return lambda: list(model_rows(bundle, images))
+    def measured(model: SmallModel) -> Callable[[], list[Row]]:
+        if isinstance(model, BitsBackModel):
+            return lambda: [bits_back_row(model, images)]
+        return lambda: list(model_rows(model, images))
 
     def coded(measure: Callable[[Codec, float, Images], Row], codec: Codec) -> Callable[[], list[Row]]:
         return lambda: [measure(codec, quality, images) for quality in codec.qualities]
@@ -165,7 +185,7 @@ def jobs(images: Images, bundles: Sequence[TextbookBundle]) -> list[Callable[[],
         return lambda: [row(f"{name}, one block", "", images, len(BLOCK[name](images.tobytes())), images)]
 
     general = [coded(measure, codec) for codec in (*LOSSY, *LOSSLESS) for measure in (mosaic_row, single_row)]
-    return [*map(measured, bundles), *general, *map(packed, BLOCK)]
+    return [*map(measured, models), *general, *map(packed, BLOCK)]
 
 
 def bytes_at(rows: Sequence[Row], psnr_db: float) -> float | None:
@@ -181,13 +201,17 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each codec."""
+    return {codec: list(group) for codec, group in groupby(rows, lambda r: r.codec)}
+
+
 def page(rows: Sequence[Row], name: str, command: str, machine: dict[str, str]) -> str:
     """The page of Markdown: bytes at equal PSNR, then all rows."""
-    curves = {codec: list(group) for codec, group in groupby(rows, lambda r: r.codec)}
     head = ("codec", "images", "setting", "bytes", "with model", "bits/dim", "PSNR dB", "SSIM", "model bytes")
     equal = [
         (codec, *(_number(bytes_at(group, db), 1) for db in EQUAL_DB))
-        for codec, group in curves.items()
+        for codec, group in curves(rows).items()
         if group[0].psnr_db is not None
     ]
     every = [
@@ -208,6 +232,7 @@ def page(rows: Sequence[Row], name: str, command: str, machine: dict[str, str]) 
         f"```sh\n{command}\n```",
         note,
         "; ".join(f"{fact}: {value}" for fact, value in machine.items()) + ".",
+        f"![Bytes and PSNR]({PLOT})",
         "## Bytes of an image at equal PSNR",
         table(("codec", *(f"{db:g} dB" for db in EQUAL_DB)), equal, words=1),
         "## All rows",
@@ -226,7 +251,8 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def write(rows: Sequence[Row], name: str, command: str, machine: dict[str, str], out: Path) -> None:
-    """`small.md` and `small.csv`."""
+    """`small.md`, `small.csv`, and the plot, `small.svg`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "small.csv").write_text(to_csv(rows), encoding="utf-8")
+    (out / PLOT).write_bytes(rendered(small_plot.draw(curves(rows)), "svg"))
     (out / "small.md").write_text(page(rows, name, command, machine), encoding="utf-8")

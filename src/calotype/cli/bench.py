@@ -45,7 +45,8 @@ def bench(
 ) -> None:
     """Compare codecs on pictures: real files, sizes, qualities and times; writes a report to look at.
 
-    Of a data set of small images it writes one table, small.md: models, and general codecs on files and on a mosaic.
+    Of a data set of small images it writes one table, small.md, and its plot: models, lossy or lossless, and general
+    codecs on files and on a mosaic.
 
     Started again after a stop, it goes on where it was. Needs the extra "bench" of the package.
     """

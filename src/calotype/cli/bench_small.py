@@ -12,7 +12,7 @@ from rich.progress import track
 from calotype import datasets, library
 from calotype.cli.console import STDERR, shown
 from calotype.errors import InputError, OptionError
-from calotype.textbook.model import bundle_of
+from calotype.small import image_of, small_model
 
 if TYPE_CHECKING:
     from calotype.bench.small import Row
@@ -26,15 +26,16 @@ def bench_small(sources: list[Path], out: Path, models: list[str], data: Path | 
 
     name = str(sources[0])
     images = datasets.load_test(name, data).images
-    bundles = [bundle_of(library.find_any(model)) for model in models]
-    for bundle in bundles:
-        if bundle.image != images.shape[1:]:
-            raise InputError(f"{bundle.path}: codes images of {bundle.image}; those of {name} are {images.shape[1:]}")
-    names = [bundle.name for bundle in bundles]
+    found = [small_model(library.find_any(model)) for model in models]
+    for model in found:
+        if image_of(model) != images.shape[1:]:
+            path, wanted = model.bundle.path, image_of(model)
+            raise InputError(f"{path}: codes images of {wanted}; those of {name} are {images.shape[1:]}")
+    names = [model.bundle.name for model in found]
     if twice := {model for model in names if names.count(model) > 1}:
         raise OptionError(f"two models are named {min(twice)!r}: leave one out, for rows go by name")
     rows: list[Row] = []
-    for job in track(small.jobs(images, bundles), "measuring", console=STDERR, disable=not STDERR.is_terminal):
+    for job in track(small.jobs(images, found), "measuring", console=STDERR, disable=not STDERR.is_terminal):
         rows += job()
     given = [word for model in models for word in ("--model", Path(model).name)]
     command = shlex.join(["calotype", "bench", name, *given, "--out", out.name])
