@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +63,14 @@ def psnr_db(a: Image.Image | np.ndarray, b: Image.Image | np.ndarray) -> float:
     peak = 65535 if x.dtype == np.uint16 else 255
     error = np.mean((x.astype(float) - y.astype(float)) ** 2)
     return float("inf") if error == 0 else float(10 * np.log10(peak**2 / error))
+
+
+def raw_png(width: int, height: int, bits: int, colour_type: int, rows: bytes, clear: bytes = b"") -> bytes:
+    """A PNG that Pillow would not write; each row begins with its filter, `clear` is what tRNS holds."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), *[(b"tRNS", clear)] * bool(clear), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(c)) + t + c + struct.pack(">I", zlib.crc32(t + c)) for t, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 @pytest.fixture(scope="session")

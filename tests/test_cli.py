@@ -6,10 +6,8 @@ import json
 import os
 import re
 import signal
-import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from typer.testing import CliRunner, Result
 import calotype
 from calotype.cli import app, files, main
 from calotype.cli.pictures import FORMATS
+from conftest import raw_png
 
 SUMMARY = r"{} -> {}  [\d,]+ bytes  \d+\.\d{{3}} bpp  \d+\.\d+ MP/s"
 posix_only = pytest.mark.skipif(os.name == "nt", reason="needs devices and signals of POSIX")
@@ -481,20 +480,9 @@ def test_metadata_of_a_tiled_tiff_does_not_break_another_tiff(folder: Path) -> N
         assert image.getexif()[33432] == "me"
 
 
-def colour_16_bits(path: Path) -> None:
-    """A PNG with 16 bits a sample, which Pillow cannot write."""
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", 3, 1, 16, 2, 0, 0, 0),
-        b"IDAT": zlib.compress(bytes(range(19))),
-        b"IEND": b"",
-    }
-    packed = (struct.pack(">I", len(c)) + t + c + struct.pack(">I", zlib.crc32(t + c)) for t, c in chunks.items())
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
-
-
 def test_16_bit_colour_is_never_cut_without_a_word(folder: Path) -> None:
-    colour_16_bits(folder / "deep.png")
-    assert "16-bit colour read as 8 bits" in run("encode", "deep.png", "-e", "1").stderr
+    Path("deep.png").write_bytes(raw_png(3, 1, 16, 2, bytes(range(19))))
+    assert "colour of over 8 bits a sample read as 8" in run("encode", "deep.png", "-e", "1").stderr
     assert "--lossless cannot keep it" in run("encode", "deep.png", "b.calo", "--lossless", code=1).stderr
     deep = np.full((4, 5, 3), 1000, np.uint16)
     Path("c.calo").write_bytes(calotype.encode(deep, lossless=True))

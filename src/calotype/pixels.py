@@ -7,13 +7,14 @@ alpha is divided out.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from calotype.container import MAX_SIDE_PX, Metadata
 from calotype.errors import InputError, UnsupportedFile
@@ -87,11 +88,27 @@ def _metadata(image: Image.Image) -> dict[Metadata, bytes]:
     return {kind: bytes(block) for kind, block in blocks.items() if block}
 
 
+def scale_transparency(image: Image.Image) -> None:
+    """Give the transparent colour of a PNG the scale of its samples. To be called before they are loaded.
+
+    Pillow stretches grey of 2 and 4 bits to 8 and cuts colour of 16 bits to 8, but leaves that colour as it was.
+    """
+    raw = str(image.tile[0].args) if isinstance(image, ImageFile.ImageFile) and image.tile else ""
+    colour = image.info.get("transparency")
+    if isinstance(colour, int) and (bits := re.match(r"L;([24])", raw)):
+        image.info["transparency"] = colour * 255 // ((1 << int(bits[1])) - 1)
+    elif isinstance(colour, tuple) and ";16" in raw:
+        image.info["transparency"] = tuple(sample >> 8 for sample in colour)
+
+
 def _grey_16(image: Image.Image) -> Picture:
     array = np.asarray(image)
     if array.min() < 0 or array.max() > 65535:
         raise InputError(f"32-bit samples reach from {array.min()} to {array.max()}; only 0 to 65535 can be kept")
-    return from_array(array.astype(np.uint16))
+    wide, clear = array.astype(np.uint16), image.info.get("transparency")
+    if clear is None:
+        return from_array(wide)
+    return from_array(np.stack([wide, np.where(wide == clear, 0, 65535).astype(np.uint16)], axis=2))
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -130,6 +147,7 @@ def from_image(image: Image.Image, *, strip: bool = False) -> Picture:
     if 0 in image.size:
         raise InputError("the picture has no pixels")
     try:
+        scale_transparency(image)
         image.load()  # before EXIF is read: Pillow turns a TIFF upright as it loads it
         if strip:
             image = ImageOps.exif_transpose(image)

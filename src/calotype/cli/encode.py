@@ -110,7 +110,7 @@ def _encode(
         if len(data) > stream.seek(0, os.SEEK_END):
             notes.append("larger than the input")
     if cut:
-        notes.append("16-bit colour read as 8 bits")
+        notes.append("colour of over 8 bits a sample read as 8")
     files.write(job, data)
     return batch.Made(len(data), image.width * image.height, seconds, tuple(notes))
 

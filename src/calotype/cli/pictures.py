@@ -10,11 +10,12 @@ from typing import Any, BinaryIO
 import typer
 from PIL import Image, ImageOps, PngImagePlugin
 
+from calotype.cli.depth import is_deep
 from calotype.errors import InputError
-from calotype.pixels import TIFF_LAYOUT
+from calotype.pixels import TIFF_LAYOUT, scale_transparency
 
-_NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG", "PDF"}
-"""Formats whose suffixes Pillow registers but whose pictures it cannot read by itself."""
+_NO_PICTURES = {"BUFR", "CALO", "GRIB", "HDF5", "MPEG", "PDF"}
+"""Formats whose suffixes Pillow registers but whose pictures it cannot read by itself, and our own."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ FORMATS = {
 METADATA = ("exif", "icc_profile", "xmp")
 """Names of metadata in `info` of Pillow's images and, mostly, among the options of `save`."""
 
-CUT = "16-bit colour, which Pillow reads as 8 bits: --lossless cannot keep it"
+CUT = "colour of over 8 bits a sample, which Pillow reads as 8: --lossless cannot keep it"
 
 _XMP_TAG = 700
 _POINTERS = {34665, 34853}
@@ -72,17 +73,18 @@ def is_picture(path: Path) -> bool:
 
 
 def read(stream: BinaryIO) -> tuple[Image.Image, bool]:
-    """The picture of a file, and whether Pillow cut its samples from 16 bits to 8, as it does for all but plain grey.
+    """The picture of a file, and whether Pillow cut its samples to 8 bits, as it does for all but plain grey.
 
     Raises:
         InputError: If Pillow cannot read it.
     """
     try:
         image = Image.open(stream)
-        cut = not image.mode.startswith("I") and any(";16" in str(tile.args) for tile in image.tile)
+        cut = not image.mode.startswith("I") and is_deep(image, stream)
+        scale_transparency(image)
         image.load()
     except Image.UnidentifiedImageError as error:
-        raise InputError("not a picture that Pillow knows") from error
+        raise InputError("not a picture that Pillow can read: no picture, an unusual kind, or a broken one") from error
     except MemoryError:
         raise
     except Exception as error:  # whatever a plugin raises on broken input
