@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import ImageFile
 
@@ -23,8 +23,13 @@ def is_deep(image: ImageFile.ImageFile, stream: BinaryIO) -> bool:
     if image.format in ("JPEG2000", "AVIF"):
         stream.seek(0)
         return (_is_deep_jpeg_2000 if image.format == "JPEG2000" else _is_deep_avif)(stream.read())
-    netpbm = any(tile.codec_name in _NETPBM and tile.args[1] > 255 for tile in image.tile)
-    return netpbm or any(_DEEP_RAW_MODE.search(str(tile.args)) for tile in image.tile)
+    return any(_is_deep_tile(tile.codec_name, tile.args) for tile in image.tile)
+
+
+def _is_deep_tile(codec: str, arguments: Any) -> bool:
+    if codec in _NETPBM:
+        return arguments[1] > 255
+    return _DEEP_RAW_MODE.search(str(arguments)) is not None
 
 
 def _is_deep_jpeg_2000(data: bytes) -> bool:
