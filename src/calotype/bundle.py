@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from calotype.coding import MAX_RADIUS, PRECISION_BITS, Table, Tables
 from calotype.container import MODEL_ID_BYTES
 from calotype.errors import InvalidModel, ModelNotFound, OptionError
+from calotype.whole import write_whole
 
 SUFFIX = ".calomodel"
 FORMAT = 1
@@ -341,7 +342,5 @@ def serialise(members: dict[str, bytes]) -> bytes:
 
 
 def write(path: Path, members: dict[str, bytes]) -> None:
-    """Write a model file."""
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(serialise(members))
-    unfinished.replace(path)
+    """Write a model file, whole or not at all."""
+    write_whole(path, serialise(members))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -30,6 +31,18 @@ def errors_of(path: Path) -> Generator[None]:
         raise DamagedFile(f"{path}: the archive cannot be read or written: {error}") from error
     except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
         raise DamagedFile(f"{path}: the archive is damaged: {error}") from error
+
+
+@contextmanager
+def errors_of_writing(path: Path) -> Generator[None]:
+    """The same of a writer, to whom a disk that is full or fails is no damage to the archive."""
+    with errors_of(path):
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "full" in str(error) or "I/O" in str(error):
+                raise OSError(errno.EIO, f"cannot be written: {error}", str(path)) from error
+            raise
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from calotype.errors import DamagedFile, InputError, LimitExceeded
-from calotype.sqlite import APPLICATION_ID, VERSION, connect, errors_of, hold, journal_of, release
+from calotype.sqlite import APPLICATION_ID, VERSION, connect, errors_of, errors_of_writing, hold, journal_of, release
 
 PAGE_BYTES = 1024
 """Small, since half a page is lost with every row; not smaller, since every page loses four bytes."""
@@ -192,6 +192,7 @@ class Vessel(Closable):
 
         Raises:
             LimitExceeded: If there are too many rows, or it is too large.
+            OSError: If the disk is full. The archive keeps what it held, and the next row may fit.
         """
         ordinal = self.totals.items
         if ordinal >= MAX_ROWS or max(len(data), len(names)) > MAX_ROW_BYTES:
@@ -202,7 +203,7 @@ class Vessel(Closable):
             )
         crc = checksum(ordinal, kind, images, names, data)
         totals = self.totals.after(images, crc)
-        with errors_of(self.path):
+        with errors_of_writing(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 stated = next(self._rows("SELECT hash FROM meta"))
@@ -246,7 +247,7 @@ def create(path: Path) -> Vessel:
     fresh = path.with_name(f".{path.name}-{secrets.token_hex(8)}.unfinished")
     fresh.touch()
     try:
-        with errors_of(path):
+        with errors_of_writing(path):
             connection = connect(fresh, "rw")
             for pragma in (
                 f"page_size = {PAGE_BYTES}",

@@ -34,34 +34,67 @@ class Made:
     notes: tuple[str, ...] = ()
 
 
-def run(plan: Plan, work: Callable[[Job], Made], *, threads: int, quiet: bool) -> None:
+Outcome = Made | BaseException | None
+"""What a job made, why it failed, or None if it was done before."""
+Work = Callable[[Job], Made | None]
+
+
+def run(
+    plan: Plan,
+    work: Callable[[Job], Made],
+    *,
+    threads: int,
+    quiet: bool,
+    is_done: Callable[[Job], bool] | None = None,
+) -> None:
     """Do the work of every job and report it on stderr. A job that fails does not stop the others.
 
+    Args:
+        plan: The jobs.
+        work: Does one.
+        threads: How many at a time.
+        quiet: Whether to report errors only.
+        is_done: Whether a job was done before and is left out; none is if not given.
+
     Raises:
-        typer.Exit: With status 1 if any job failed.
+        typer.Exit: With status 1 if any job failed, or a folder could not be read.
     """
     start = perf_counter()
     done: list[Made] = []
-    for job, outcome in _progress(plan.jobs, _outcomes(plan.jobs, work, threads), quiet):
+    failed = done_before = 0
+    for error in plan.unread:
+        complain(str(error.filename), error)
+    for job, outcome in _progress(plan.jobs, _outcomes(plan.jobs, _unless(is_done, work), threads), quiet):
         if isinstance(outcome, BaseException):
             complain(shown(job.source), outcome)
-            continue
-        done.append(outcome)
-        if not quiet:
-            say(f"{shown(job.source)} -> {shown(job.target, 'stdout')}  {_facts(outcome)}")
-    failed = len(plan.jobs) - len(done)
-    if not quiet and (len(plan.jobs) != 1 or plan.skipped):
-        say(_total(done, failed, plan.skipped, perf_counter() - start))
+            failed += 1
+        elif outcome is None:
+            done_before += 1
+        else:
+            done.append(outcome)
+            if not quiet:
+                say(f"{shown(job.source)} -> {shown(job.target, 'stdout')}  {_facts(outcome)}")
+    failed += len(plan.unread)
+    if not quiet and (len(plan.jobs) != 1 or plan.skipped or plan.unread or done_before):
+        counts = {"done before": done_before, "failed": failed, "other files skipped": plan.skipped}
+        say(_total(done, counts, perf_counter() - start))
     if failed:
         raise typer.Exit(1)
 
 
-def _outcomes(jobs: list[Job], work: Callable[[Job], Made], threads: int) -> Iterator[tuple[Job, Made | BaseException]]:
+def _unless(is_done: Callable[[Job], bool] | None, work: Work) -> Work:
+    """The work, but None for a job that was done before."""
+    if is_done is None:
+        return work
+    return lambda job: None if is_done(job) else work(job)
+
+
+def _outcomes(jobs: list[Job], work: Work, threads: int) -> Iterator[tuple[Job, Outcome]]:
     """Each job with what it made or why it failed, in order."""
     claimed: dict[Path, Job] = {}
     rivals = [None if job.target is None else claimed.setdefault(job.target.absolute(), job) for job in jobs]
 
-    def attempt(job: Job, first: Job | None) -> Made | BaseException:
+    def attempt(job: Job, first: Job | None) -> Outcome:
         if first is not None and first is not job:
             return FileExistsError(f"{shown(job.target)} is the output of {shown(first.source)} already: use -o")
         try:
@@ -81,9 +114,7 @@ def _outcomes(jobs: list[Job], work: Callable[[Job], Made], threads: int) -> Ite
         pool.shutdown(cancel_futures=True)
 
 
-def _progress(
-    jobs: list[Job], outcomes: Iterator[tuple[Job, Made | BaseException]], quiet: bool
-) -> Iterator[tuple[Job, Made | BaseException]]:
+def _progress(jobs: list[Job], outcomes: Iterator[tuple[Job, Outcome]], quiet: bool) -> Iterator[tuple[Job, Outcome]]:
     """The same outcomes, with a bar (of one: a spinner) while they come if a person watches."""
     if quiet or not sys.stderr.isatty():
         yield from outcomes
@@ -100,8 +131,8 @@ def _facts(made: Made) -> str:
     return "  ".join([rate, f"{speed:.{1 if speed >= 1 else 2}f} MP/s", *made.notes])
 
 
-def _total(done: list[Made], failed: int, skipped: int, seconds: float) -> str:
+def _total(done: list[Made], counts: dict[str, int], seconds: float) -> str:
     total = f"{len(done)} file{'s' * (len(done) != 1)}"
     if done:
         total += f"  {_facts(Made(sum(m.file_bytes for m in done), sum(m.pixels for m in done), seconds))}"
-    return total + f"  {failed} failed" * bool(failed) + f"  {skipped} other files skipped" * bool(skipped)
+    return "  ".join([total, *(f"{count} {name}" for name, count in counts.items() if count)])

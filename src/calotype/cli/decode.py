@@ -37,6 +37,7 @@ def decode(
         str | None,
         typer.Option("-m", "--model", metavar="NAME|PATH", help="Use this model, installed or not."),
     ] = None,
+    resume: files.ResumeOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
@@ -52,7 +53,8 @@ def decode(
     bundle = None if model is None else library.find_any(model)
     decoder = partial(calotype.decode, max_pixels=max_pixels or None, model=bundle, head=head)
     work = partial(_decode, decoder=decoder, target=FORMATS[suffix], overwrite=overwrite)
-    batch.run(plan, work, threads=jobs, quiet=quiet)
+    is_done = partial(files.is_done, is_whole=pictures.is_whole) if resume else None
+    batch.run(plan, work, threads=jobs, quiet=quiet, is_done=is_done)
 
 
 def _is_calo(path: Path) -> bool:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Annotated
 
@@ -67,6 +68,7 @@ def encode(
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Files to work on at a time.")] = 1,
     verify: Annotated[bool, typer.Option("--verify", help="Decode each file again; say its PSNR.")] = False,
     strip: Annotated[bool, typer.Option("--strip", help="Leave EXIF, ICC and XMP out.")] = False,
+    resume: files.ResumeOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
@@ -87,7 +89,17 @@ def encode(
     encoder = partial(calotype.encode, **rate, effort=effort, head=head, model=bundle, strip=strip)
     verifier = partial(_verify, model=bundle, strip=strip, lossless=lossless) if verify else None
     work = partial(_encode, encoder=encoder, verifier=verifier, lossless=lossless, overwrite=overwrite)
-    batch.run(plan, work, threads=jobs, quiet=quiet)
+    is_done = partial(files.is_done, is_whole=_is_whole) if resume else None
+    batch.run(plan, work, threads=jobs, quiet=quiet, is_done=is_done)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is a `.calo` of which every checksum holds."""
+    try:
+        calotype.info(path.read_bytes())
+    except CalotypeError:
+        return False
+    return True
 
 
 def _encode(

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import typer
 
 from calotype.container import MAGIC
 from calotype.errors import InputError, NotCalotype
+from calotype.whole import write_whole
 
 STANDARD = "-"
 """Standard input or output, as an argument."""
+
+
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Leave out what is done: whole outputs that are no older than their input.")
+]
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a command, and how many files of its folders it leaves alone."""
+    """The jobs of a command.
+
+    Attributes:
+        jobs: One for each file to make.
+        skipped: How many files of its folders it leaves alone.
+        unread: Why folders could not be read.
+    """
 
     jobs: list[Job]
     skipped: int = 0
+    unread: tuple[OSError, ...] = ()
 
 
 def plan(
@@ -72,7 +84,8 @@ def plan(
     if source is None:
         raise typer.BadParameter(f"{output} is a folder: standard input needs a file after -o")
     plans = [_beside_or_under(Path(p), output, suffix, len(inputs), recursive, wanted) for p in inputs]
-    return Plan([job for p in plans for job in p.jobs], sum(p.skipped for p in plans))
+    unread = tuple(error for p in plans for error in p.unread)
+    return Plan([job for p in plans for job in p.jobs], sum(p.skipped for p in plans), unread)
 
 
 def _is_folder(output: str, suffix: str, *, several: bool) -> bool:
@@ -94,10 +107,18 @@ def _beside_or_under(
     folder = root if output is None else Path(output)
     if output is not None and inputs > 1:
         folder /= root.resolve().name
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    files, unread = files_under(root)
     chosen = [path for path in files if wanted(path)]
     jobs = [Job(path, folder / path.relative_to(root).with_suffix(suffix), keep_time=True) for path in chosen]
-    return Plan(jobs, len(files) - len(chosen))
+    return Plan(jobs, len(files) - len(chosen), unread)
+
+
+def files_under(root: Path) -> tuple[list[Path], tuple[OSError, ...]]:
+    """All files in a folder and its folders, sorted, and why folders could not be read."""
+    unread: list[OSError] = []
+    walk = os.walk(root, onerror=unread.append)
+    paths = (Path(folder, name) for folder, _, names in walk for name in names)
+    return sorted(path for path in paths if path.is_file()), tuple(unread)
 
 
 def check_target(job: Job, *, overwrite: bool) -> None:
@@ -115,6 +136,18 @@ def check_target(job: Job, *, overwrite: bool) -> None:
         raise InputError("would be replaced by its own output: name another with -o")
     elif os.path.lexists(target) and not overwrite and not _is_device(target):
         raise FileExistsError(f"{target} exists: use --overwrite to replace it")
+
+
+def is_done(job: Job, is_whole: Callable[[Path], bool]) -> bool:
+    """Whether a job was done before: its output is whole, and no older than its input.
+
+    Raises:
+        OSError: If the input is gone.
+    """
+    source, target = job.source, job.target
+    if source is None or target is None or not target.is_file() or target.samefile(source):
+        return False
+    return target.stat().st_mtime_ns >= source.stat().st_mtime_ns and is_whole(target)
 
 
 def _is_device(path: Path) -> bool:
@@ -148,10 +181,7 @@ def read_calo(source: Path | None) -> bytes:
 
 
 def write(job: Job, data: bytes) -> None:
-    """Write a job's output: into a new file beside the target, which then takes the target's place in one step.
-
-    A reader never sees half a file, and what stood there stays if anything fails.
-    """
+    """Write a job's output, whole or not at all."""
     if job.target is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -160,21 +190,16 @@ def write(job: Job, data: bytes) -> None:
         if _is_device(job.target):
             job.target.write_bytes(data)
         else:
-            _replace(job.target, data)
+            target = Path(os.path.realpath(job.target))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(target, data)
             if job.keep_time and job.source is not None:
-                status = job.source.stat()
-                os.utime(job.target, ns=(status.st_atime_ns, status.st_mtime_ns))
+                _copy_time(job.source, target)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(job.target)) from error
 
 
-def _replace(target: Path, data: bytes) -> None:
-    target = Path(os.path.realpath(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".calotype-{secrets.token_hex(8)}.tmp")
-    try:
-        with fresh.open("xb") as stream:
-            stream.write(data)
-        fresh.replace(target)
-    finally:
-        fresh.unlink(missing_ok=True)
+def _copy_time(source: Path, target: Path) -> None:
+    with suppress(FileNotFoundError):  # a source that is gone by now was read all the same
+        status = source.stat()
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -23,7 +23,7 @@ from calotype import arrays, datasets, library
 from calotype.archive import Archive, ArchiveWriter, Item
 from calotype.bitsback.model import LatentBundle
 from calotype.bundle import Bundle, ModelFile
-from calotype.cli import pictures
+from calotype.cli import files, pictures
 from calotype.cli.console import STDERR, complain, note_preview, say, shown
 from calotype.codec import DEFAULT_QUALITY, level_of
 from calotype.errors import CalotypeError, FormatError, InputError, OptionError
@@ -166,10 +166,13 @@ class _Source:
             return cls({}, datasets.load_test(data).images)
         none = np.empty((0, 1, 1, 1), np.uint8)
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.is_file() and pictures.is_picture(p))
-            if not files:
+            found, unread = files.files_under(path)
+            if unread:
+                raise unread[0]
+            named = {p.relative_to(path).as_posix(): p for p in found if pictures.is_picture(p)}
+            if not named:
                 raise InputError(f"{data}: no pictures in this folder")
-            return cls({p.relative_to(path).as_posix(): p for p in files}, none)
+            return cls(named, none)
         if path.is_file():
             if not arrays.is_array(path):
                 raise InputError(f"{data}: neither a folder nor an .npy or IDX file; `calotype encode` takes pictures")

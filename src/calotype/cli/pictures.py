@@ -92,6 +92,16 @@ def read(stream: BinaryIO) -> tuple[Image.Image, bool]:
     return image, cut
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a file is a picture as far as can be told without decoding it."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except Exception:  # whatever a plugin raises on broken input
+        return False
+    return True
+
+
 def suffix_to_write(chosen: str | None, output: str | None) -> str:
     """The format to write, as one of the names in FORMATS: the chosen one, else that of the output, else png."""
     if chosen is None and (output is None or output.endswith("/") or Path(output).is_dir()):

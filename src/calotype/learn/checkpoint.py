@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor
 
 from calotype.errors import InputError
+from calotype.whole import write_whole
 
 
 def save(state: dict[str, Any], path: Path) -> None:
     """Write a state so that a kill at any moment leaves the old or the new one."""
-    unfinished = path.with_suffix(".unfinished")
-    torch.save(state, unfinished)
-    unfinished.replace(path)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_whole(path, buffer.getvalue())
 
 
 def _load(path: Path) -> dict[str, Any]:
