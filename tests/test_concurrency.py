@@ -70,6 +70,20 @@ for thread in threads:
     thread.join()
 """
 
+ARCHIVES = """
+from pathlib import Path
+from calotype.archive import Archive, ArchiveWriter
+
+path = Path(sys.argv[1]) / "x.caloset"
+files = {str(number): calotype.encode(picture(number % 7), lossless=number % 2 == 0, effort=1) for number in range(40)}
+with ArchiveWriter(path) as writer, ThreadPoolExecutor(8) as pool:
+    list(pool.map(lambda name: writer.add_picture(name, files[name]), files))
+with Archive(path) as archive, ThreadPoolExecutor(8) as pool:
+    assert sorted(archive.names) == sorted(files)
+    for name, image in zip(files, pool.map(archive.image, files)):
+        assert image.tobytes() == calotype.decode(files[name]).tobytes()
+"""
+
 has_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
@@ -83,6 +97,10 @@ def _run(code: str, folder: Path, *arguments: str) -> None:
 
 def test_threads_share_a_model(tmp_path: Path) -> None:
     _run(THREADS, tmp_path)
+
+
+def test_threads_share_an_archive(tmp_path: Path) -> None:
+    _run(ARCHIVES, tmp_path, str(tmp_path))
 
 
 @pytest.mark.parametrize("start", [pytest.param("fork", marks=has_fork), "spawn"])

@@ -67,3 +67,16 @@ def test_the_distance_of_gaussians_is_exact(rng: np.random.Generator) -> None:
     a = rng.normal(0, 1, (200_000, 2))
     assert frechet(a, a) == pytest.approx(0, abs=1e-9)
     assert frechet(a, a * [2, 3] + [1, 0]) == pytest.approx(1 + 1 + 4, rel=0.05)
+
+
+def test_soak_tells_growth_from_noise(small_photo: Image.Image) -> None:
+    soak = runpy.run_path(str(TOOLS / "soak.py"))
+    rng = np.random.default_rng(0)
+    count = range(1000, 20_001, 100)
+    noise = rng.normal(0, 300_000, len(count))
+    flat = [(n, int(2e8 + e)) for n, e in zip(count, noise, strict=True)]
+    growing = [(n, int(held + 2000 * n)) for n, held in flat]
+    assert abs(soak["slope"](flat)) < soak["MOST_BYTES_A_PICTURE"] / 2
+    assert soak["slope"](growing) > soak["MOST_BYTES_A_PICTURE"]
+    for number in (4, 9):  # learned and lossless, each damaged afterwards
+        soak["once"](soak["crop"]([small_photo.resize((240, 240))], rng), number, rng)

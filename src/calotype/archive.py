@@ -11,6 +11,7 @@ with Archive("digits.caloset") as archive:
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -76,7 +77,7 @@ class Entry:
 
 
 class Archive(Closable):
-    """An archive to read.
+    """An archive to read. Safe to share between threads.
 
     Args:
         path: The file.
@@ -92,6 +93,7 @@ class Archive(Closable):
         self._models: dict[bytes, ModelFile] = {}
         self._small_models: dict[bytes, SmallModel] = {}
         self._chunks: OrderedDict[int, tuple[SmallModel, NDArray[np.uint8 | np.float32]]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close the file."""
@@ -209,12 +211,13 @@ class Archive(Closable):
 
     def _decoded(self, item: Item) -> tuple[SmallModel, NDArray[np.uint8 | np.float32]]:
         """The model of a chunk, and its images or latents. The last few are kept."""
-        if item.ordinal not in self._chunks:
-            self._chunks[item.ordinal] = self._decode(item)
-            while len(self._chunks) > 1 and sum(c.nbytes for _, c in self._chunks.values()) > CACHED_BYTES:
-                self._chunks.popitem(last=False)
-        self._chunks.move_to_end(item.ordinal)
-        return self._chunks[item.ordinal]
+        with self._lock:
+            if item.ordinal not in self._chunks:
+                self._chunks[item.ordinal] = self._decode(item)
+                while len(self._chunks) > 1 and sum(c.nbytes for _, c in self._chunks.values()) > CACHED_BYTES:
+                    self._chunks.popitem(last=False)
+            self._chunks.move_to_end(item.ordinal)
+            return self._chunks[item.ordinal]
 
     def _decode(self, item: Item) -> tuple[SmallModel, NDArray[np.uint8 | np.float32]]:
         if _kind_of(item) not in CHUNKS:
@@ -300,6 +303,8 @@ def _decoded_name(item: Item) -> str:
 class ArchiveWriter(Closable):
     """A new archive. What has been added when a method returns is on disk and stays there.
 
+    Safe to share between threads, which add one after the other.
+
     Args:
         path: The file; it must not exist.
     """
@@ -307,6 +312,7 @@ class ArchiveWriter(Closable):
     def __init__(self, path: str | Path) -> None:
         self._vessel = vessel.create(Path(path))
         self._taken: set[str] = set()
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close the file."""
@@ -333,8 +339,9 @@ class ArchiveWriter(Closable):
             FormatError: If the bytes do not begin like a `.calo` file.
         """
         unpack_header(data)
-        self._check_free([name])
-        return self._add(Kind.PICTURE, [name], name.encode(), data)
+        with self._lock:
+            self._check_free([name])
+            return self._add(Kind.PICTURE, [name], name.encode(), data)
 
     def add_images(
         self, model: SmallModel, images: Images, given: Sequence[str] = (), level: int | None = None
@@ -358,14 +365,16 @@ class ArchiveWriter(Closable):
         level = level_of(DEFAULT_QUALITY) if level is None else level
         if not 0 <= level < LEVELS:
             raise OptionError(f"level {level} is not within 0..{LEVELS - 1}")
-        called = given or [f"{self._vessel.totals.images + i:06d}" for i in range(len(images))]
-        self._check_free(called)
-        if isinstance(model, BitsBackModel):
-            kind, data = Kind.BITS_BACK, bitsback_chunk.encode(model, np.ascontiguousarray(images))
-        else:
-            kind, data = Kind.LATENTS, textbook_chunk.pack_images(model, images, level)
-        return self._add(kind, called, names.pack(given), model.bundle.id + data)
+        with self._lock:
+            called = given or [f"{self._vessel.totals.images + i:06d}" for i in range(len(images))]
+            self._check_free(called)
+            if isinstance(model, BitsBackModel):
+                kind, data = Kind.BITS_BACK, bitsback_chunk.encode(model, np.ascontiguousarray(images))
+            else:
+                kind, data = Kind.LATENTS, textbook_chunk.pack_images(model, images, level)
+            return self._add(kind, called, names.pack(given), model.bundle.id + data)
 
     def add_model(self, model: ModelFile) -> Item:
         """Add a model, so that the archive opens where it is not installed."""
-        return self._vessel.add(Kind.MODEL, 0, b"", model.serialise())
+        with self._lock:
+            return self._vessel.add(Kind.MODEL, 0, b"", model.serialise())
