@@ -35,7 +35,7 @@ from calotype.textbook.sample import mosaic_of
 
 PLOT = "small.svg"
 CHUNK = 1000
-LEVELS = (32, 64, 96, 128, 144, 160, 176, 208, 224)
+LEVELS = (32, 64, 96, 112, 128, 144, 160, 176, 208, 224)
 SINGLE_IMAGES = 300
 """So many images are coded as files of their own; their mean stands for all."""
 LOSSY = (
