@@ -19,10 +19,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
 import calotype
 from calotype import arrays, library, names, vessel
 from calotype.archive import Archive, ArchiveWriter, Kind
+from calotype.cli import app
 from calotype.codec import DEFAULT_QUALITY, level_of
 from calotype.errors import (
     CalotypeError,
@@ -378,6 +380,34 @@ def test_a_folder_by_the_command_line(tmp_path: Path, small_photo: Image.Image) 
     (folder / "bad.png").unlink()
     _run("pack", folder, tmp_path / "lossy.caloset", "-q", "30", "--quiet")
     assert (tmp_path / "lossy.caloset").stat().st_size < (tmp_path / "x.caloset").stat().st_size / 2
+
+
+def test_training_first(tmp_path: Path, small_photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[list[Path], float | None]] = []
+
+    def fake(sources: list[Path], out: Path, *, minutes: float | None) -> None:
+        asked.append((sources, minutes))
+        out.write_bytes(library.find("photo").serialise())
+
+    monkeypatch.setattr(sys.modules["calotype.cli.pack"], "train_model", fake)
+    folder, out = tmp_path / "in", tmp_path / "x.caloset"
+    folder.mkdir()
+    small_photo.crop((0, 0, 100, 100)).save(folder / "a.png")
+    command = ["pack", str(folder), str(out), "--train"]
+    assert CliRunner().invoke(app, [*command, "--minutes", "2"]).exit_code == 0
+    assert asked == [([folder], 2.0)]
+    assert out.with_suffix(".calomodel").is_file()
+    with Archive(out) as archive:
+        assert [item.kind for item in archive.items] == [Kind.MODEL, Kind.PICTURE]
+    assert isinstance(CliRunner().invoke(app, command).exception, FileExistsError)
+    assert len(asked) == 1  # nothing is trained for an archive that cannot be written
+    for wrong in (["--lossless"], ["-m", "photo"]):
+        assert isinstance(CliRunner().invoke(app, [*command, "--overwrite", *wrong]).exception, OptionError)
+    without = [argument for argument in command if argument != "--train"]
+    assert isinstance(CliRunner().invoke(app, [*without, "--minutes", "2"]).exception, OptionError)
+    assert isinstance(
+        CliRunner().invoke(app, ["pack", "digits", str(tmp_path / "y.caloset"), "--train"]).exception, OptionError
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")

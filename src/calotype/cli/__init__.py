@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from calotype import __version__
+from calotype.cli.advise import advise
 from calotype.cli.bench import bench
 from calotype.cli.console import FAILURES, describe
 from calotype.cli.decode import decode
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, info, train, tune, explore, sample, bench, pack, unpack, ls, extract):
+for command in (encode, decode, info, advise, train, tune, explore, sample, bench, pack, unpack, ls, extract):
     app.command()(command)
 app.add_typer(models, name="models")
 

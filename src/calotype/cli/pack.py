@@ -19,12 +19,13 @@ from PIL import Image
 from rich.progress import track
 
 import calotype
-from calotype import arrays, datasets, library
+from calotype import arrays, bundle, datasets, library
 from calotype.archive import Archive, ArchiveWriter, Item
 from calotype.bitsback.model import LatentBundle
 from calotype.bundle import Bundle, ModelFile
 from calotype.cli import files, pictures
-from calotype.cli.console import STDERR, complain, note_preview, say, shown
+from calotype.cli.console import STDERR, complain, note_preview, refuse_options, say, shown
+from calotype.cli.train import train as train_model
 from calotype.codec import DEFAULT_QUALITY, level_of
 from calotype.errors import CalotypeError, FormatError, InputError, OptionError
 from calotype.pixels import from_image
@@ -66,6 +67,12 @@ def pack(
     embed_model: Annotated[
         bool, typer.Option("--embed-model", help="Put the model in, for machines that do not have it.")
     ] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train a model on the folder's pictures first, and put it in.")
+    ] = False,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="With --train: train so long; as `calotype train` if not given.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an archive that exists.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
@@ -73,12 +80,19 @@ def pack(
 
     Pictures are packed as `encode` encodes them; images of the size that a model of small images codes, many to a row.
     Of a data set by name, the test images are packed. What is said to be stored stays stored, even if the command is
-    killed; with --overwrite the old archive stays until the new one is whole.
+    killed; with --overwrite the old archive stays until the new one is whole. With --train the model also
+    stays beside the archive, and the same command goes on with a training that was interrupted.
     """
     if out.suffix != SUFFIX:
         raise OptionError(f"{out}: the name of an archive ends in {SUFFIX}")
     if lossless and quality is not None:
         raise OptionError("--lossless and --quality exclude each other")
+    if minutes is not None and not train:
+        raise OptionError("--minutes has no effect without --train: leave it out")
+    if train:
+        refuse_options("--train", {"lossless": lossless, "model": model})
+        _check_free(out, overwrite=overwrite)
+        model, embed_model = str(_trained(data, out, minutes)), True
     chosen = None if lossless and model is None else library.find_any(model or library.DEFAULT_MODEL)
     if chosen is not None and isinstance(chosen, LatentBundle) != lossless:
         how = "with loss: leave --lossless out" if lossless else "without loss: add --lossless"
@@ -104,6 +118,20 @@ def pack(
         raise typer.Exit(1)
 
 
+def _trained(data: str, out: Path, minutes: float | None) -> Path:
+    """A model trained on a folder's pictures, written beside the archive that is to be."""
+    if not Path(data).is_dir():
+        raise OptionError(f"--train learns from a folder of pictures, which {data} is not")
+    model = out.with_suffix(bundle.SUFFIX)
+    train_model([Path(data)], model, minutes=minutes)
+    return model
+
+
+def _check_free(out: Path, *, overwrite: bool) -> None:
+    if os.path.lexists(out) and not overwrite:
+        raise FileExistsError(f"{out} exists: use --overwrite to replace it")
+
+
 @contextmanager
 def _finally_at(out: Path, *, overwrite: bool) -> Generator[Path]:
     """Where to write an archive: at its place, or beside one that it replaces once it is done, if it holds an image."""
@@ -111,8 +139,7 @@ def _finally_at(out: Path, *, overwrite: bool) -> Generator[Path]:
         yield out
         _drop_if_empty(out)
         return
-    if not overwrite:
-        raise FileExistsError(f"{out} exists: use --overwrite to replace it")
+    _check_free(out, overwrite=overwrite)
     out = out.resolve()
     if out.is_dir():
         raise InputError(f"{out} is a folder: name a file to write")
