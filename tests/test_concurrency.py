@@ -84,6 +84,30 @@ with Archive(path) as archive, ThreadPoolExecutor(8) as pool:
         assert image.tobytes() == calotype.decode(files[name]).tobytes()
 """
 
+LAZY_FORK = """
+import os
+from calotype.lazy import cached_property
+
+class Slow:
+    @cached_property
+    def value(self):
+        computing.set()
+        may_end.wait()
+        return 1
+
+computing, may_end = threading.Event(), threading.Event()
+thread = threading.Thread(target=lambda: Slow().value)
+thread.start()
+computing.wait()
+may_end.set() if (child := os.fork()) else None
+if not child:
+    may_end = threading.Event()
+    may_end.set()
+    os._exit(0 if Slow().value == 1 else 1)
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
 has_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
@@ -111,3 +135,8 @@ def test_processes(tmp_path: Path, start: str) -> None:
 @has_fork
 def test_forks_while_threads_are_at_work(tmp_path: Path) -> None:
     _run(FORKS_AT_WORK, tmp_path)
+
+
+@has_fork
+def test_a_fork_while_a_property_is_computed(tmp_path: Path) -> None:
+    _run(LAZY_FORK, tmp_path)

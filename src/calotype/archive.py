@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
 from math import prod
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from calotype.bundle import LEVELS, ModelFile
 from calotype.codec import DEFAULT_QUALITY, level_of
 from calotype.container import MODEL_ID_BYTES, unpack_header
 from calotype.errors import DamagedFile, InputError, InvalidModel, LimitExceeded, OptionError, UnsupportedFile
+from calotype.lazy import cached_property
 from calotype.small import SmallModel, chunk_size, image_of, small_model
 from calotype.textbook import chunk as textbook_chunk
 from calotype.textbook.model import Model as TextbookModel

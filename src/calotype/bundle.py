@@ -8,7 +8,6 @@ import json
 import re
 import zipfile
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from calotype.coding import MAX_RADIUS, PRECISION_BITS, Table, Tables
 from calotype.container import MODEL_ID_BYTES
 from calotype.errors import InvalidModel, ModelNotFound, OptionError
+from calotype.lazy import cached_property
 from calotype.whole import write_whole
 
 SUFFIX = ".calomodel"

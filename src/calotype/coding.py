@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
 from numpy.typing import NDArray
 
 from calotype.errors import DamagedFile
+from calotype.lazy import cached_property
 
 PRECISION_BITS = 24
 SYMBOL_LIMIT = 32767

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from calotype.bundle import Bundle
 from calotype.container import Coding, Header
 from calotype.decoder import develop
 from calotype.errors import InputError
+from calotype.lazy import cached_property
 from calotype.pixels import Picture, Samples
 from calotype.prior import Chosen, words_of
 from calotype.runtime import Runtime

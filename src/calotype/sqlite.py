@@ -96,6 +96,16 @@ _held: Counter[tuple[int, int]] = Counter()
 that would drop all locks that SQLite holds on it (POSIX fcntl)."""
 
 
+def _after_fork() -> None:
+    """Begin with an open lock: whichever thread held it did not come along."""
+    global _opening
+    _opening = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def hold(path: Path) -> tuple[int, int]:
     """Check and recover a file that SQLite is to open next; undone by `release`."""
     with _opening:
