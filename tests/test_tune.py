@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,18 @@ def test_a_search_finds_the_least_cost_and_goes_on(data: datasets.Dataset, tmp_p
     complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
     assert best["architecture"]["latents"] == min(trial.params["latents"] for trial in complete)
     assert len({tuple(trial.params.values()) for trial in ended}) == 14
+
+
+def test_a_training_that_fails_is_given_up_and_a_wrong_task_is_refused(data: datasets.Dataset, tmp_path: Path) -> None:
+    task = Task("dense-ae", data, 0.01, 16.0)
+    wild = sections("dense-ae", studies.usual(task) | {"rate": 1e9})
+    with pytest.raises(CalotypeError, match="lower"):
+        list(costs(task, wild, never))
+    odd = replace(data, train=replace(data.train, images=data.train.images[:, :7]))
+    task = Task("conv-ae", odd, 0.01, 16.0)
+    study = studies.open_study(task, tmp_path)
+    with pytest.raises(OptionError, match="multiples of 4"):
+        studies.search(task, study, 1, never, lambda _: None)
 
 
 def test_an_interrupted_trial_is_tried_again_first(data: datasets.Dataset, tmp_path: Path, bowl: None) -> None:

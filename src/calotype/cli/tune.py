@@ -75,7 +75,8 @@ def _search(task: Task, study: Study, trials: int, told: Callable[[], bool]) -> 
 
         def report(trial: FrozenTrial) -> None:
             ended = f"{trial.value:.4g} {task.unit}" if trial.state.name == "COMPLETE" else "given up"
-            say(f"calotype: trial {trial.number}: {ended}, {_values(trial)}")
+            failed = f": {trial.user_attrs['error']}" if "error" in trial.user_attrs else ""
+            say(f"calotype: trial {trial.number}, {_values(trial)}: {ended}{failed}")
             progress.update(bar, completed=done(study))
 
         return search(task, study, trials, told, report)

@@ -85,7 +85,7 @@ class Recipe:
     beta: float = 1.0
     warmup: int = 2
     free_bits: float = 0.0
-    adversarial: float = 10.0
+    adversarial: float = 100.0
     noise_sigma: float = 0.0
     optimiser: str = "adam"
     rate: float = 2e-3

@@ -93,13 +93,22 @@ def _root(symmetric: Floats) -> Floats:
     return (vectors * np.sqrt(np.maximum(values, values.max() * 1e-6))) @ vectors.T
 
 
+def _finite(values: Floats) -> Floats:
+    if not np.isfinite(values).all():
+        raise CalotypeError("the latents, or their decoder's derivatives, are not finite: train with a lower rate")
+    return values
+
+
 def basis_of(net: Autoencoder | Vae, images: Images) -> Basis:
     """The basis in which latents are coded, from training images (n, h, w, c)."""
     torch.manual_seed(net.recipe.seed)
-    z, root = _latents(net, images), _root(_metric(net, images))
+    z, root = _finite(_latents(net, images)), _root(_finite(_metric(net, images)))
     centre = z.mean(0)
     forward = root @ np.linalg.eigh(np.cov(((z - centre) @ root).T).reshape(len(root), -1))[1][:, ::-1]
-    return Basis(centre, forward * STD_BINS / ((z - centre) @ forward).std(0).max())
+    widest = ((z - centre) @ forward).std(0).max()
+    if not widest:
+        raise CalotypeError("no latent changes what is decoded: train with a lower rate")
+    return Basis(centre, forward * STD_BINS / widest)
 
 
 def table(values: Floats) -> NDArray[np.uint32]:
@@ -223,8 +232,6 @@ def export(net: Autoencoder | Vae, config: Config, train: Images, validation: Im
     net.eval()
     basis = basis_of(net, train)
     y = (_latents(net, train) - basis.centre) @ basis.forward
-    if not np.isfinite(y).all():
-        raise CalotypeError("the latents are not finite: train with a lower rate")
     content = _members(net, basis, y, config)
     content["manifest.json"] = manifest(config, config.card)
     with TemporaryDirectory() as folder:  # a bundle must exist before it can be measured

@@ -116,13 +116,15 @@ def search(
 def _tried(
     task: Task, trial: Trial, recipe: Sections, stopped: Callable[[], bool]
 ) -> tuple[TrialState | None, float | None]:
-    """How a trial ends, and its cost; no state if it was interrupted. What cannot be trained is given up."""
+    """How a trial ends, and its cost; no state if it was interrupted. A training that fails is given up."""
     cost = None
     try:
         for quarter, cost in enumerate(costs(task, recipe, stopped), 1):
             trial.report(cost, quarter)
             if trial.should_prune():
                 return TrialState.PRUNED, None
+    except (OptionError, InputError):
+        raise  # so would every trial
     except CalotypeError as error:
         trial.set_user_attr("error", str(error))
         return TrialState.PRUNED, None
