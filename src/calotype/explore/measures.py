@@ -31,7 +31,7 @@ NOISE_SIGMAS = (25, 50)
 TUNED_ON = 60
 DENOISED = 1000
 MEDIAN_SIDES = (1, 2, 3, 5)
-NL_PATCHES, NL_DISTANCES, NL_STRENGTHS = (3, 5), (6, 11), (0.4, 0.6, 0.8, 1.1)
+NL_PATCHES, NL_DISTANCES, NL_STRENGTHS = (3, 5, 7), (7, 11, 15), (0.2, 0.4, 0.6, 0.8)
 
 Floats = NDArray[np.floating]
 
