@@ -86,12 +86,17 @@ def level_of(quality: float) -> int:
     return round(quality * TOP_LEVEL / 100)
 
 
-def _from_any(image: Images, *, strip: bool) -> Picture:
+def _from_any(image: Images, *, strip: bool, channels: int | None = None) -> Picture:
     if isinstance(image, Image.Image):
         return pixels.from_image(image, strip=strip)
     if isinstance(image, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
-        return pixels.from_array(image)
+        return pixels.from_array(image, channels)
     raise InputError(f"a {type(image).__name__} is not a picture; give a PIL image or a numpy array")
+
+
+def _channels_of(model: ModelFile) -> int | None:
+    """How many channels a photo codec's model has."""
+    return model.manifest.channels if isinstance(model, Bundle) else None
 
 
 def _checked_rate(rates: dict[str, float | None], *, lossless: bool, effort: int) -> tuple[str, float]:
@@ -128,7 +133,8 @@ def encode(
     model does badly on it and lossless takes at most three times the bytes.
 
     Args:
-        image: A PIL image, or an array (h, w) or (h, w, 1-4) of uint8 or uint16.
+        image: A PIL image, or an array (h, w) or (h, w, c) of uint8 or uint16. Of c 2 and 4 (grey and alpha, RGBA)
+            the last channel is alpha, unless the model is one for that many channels.
         quality: 0 (smallest) to 100 (best); 60 if no rate is given. At most one of the rates may be given.
         bpp: Bits of the file per pixel, at most.
         size: Bytes of the file, at most.
@@ -150,14 +156,14 @@ def encode(
     """
     rates = {"quality": quality, "bpp": bpp, "size": size, "psnr": psnr}
     name, value = _checked_rate(rates, lossless=lossless, effort=effort)
-    picture = _from_any(image, strip=strip)
     if lossless:
-        return encode_lossless(picture, effort)
+        return encode_lossless(_from_any(image, strip=strip), effort)
+    found = library.find_any(model)
+    picture = _from_any(image, strip=strip, channels=_channels_of(found))
     most_bytes = inf
     if name in ("size", "bpp"):
         pixel_count = picture.samples.shape[0] * picture.samples.shape[1]
         most_bytes = int(value if name == "size" else value * pixel_count / 8)
-    found = library.find_any(model)
     index = 0 if head is None else _head_named(found, head)
     if isinstance(found, TextbookBundle):
         return _at_rate(ImageCoder.of(picture, small_model_of(found)), name, value, most_bytes)
@@ -255,8 +261,9 @@ def latents(image_or_data: Images | bytes, *, quality: float = DEFAULT_QUALITY, 
         data = image_or_data
     else:
         _checked_rate({"quality": quality}, lossless=False, effort=DEFAULT_EFFORT)
-        picture = _from_any(image_or_data, strip=False)
-        data = PictureCoder.of(picture, runtime_of(library.find(model)), DEFAULT_EFFORT).at_level(level_of(quality))
+        bundle = library.find(model)
+        picture = _from_any(image_or_data, strip=False, channels=bundle.manifest.channels)
+        data = PictureCoder.of(picture, runtime_of(bundle), DEFAULT_EFFORT).at_level(level_of(quality))
     whole = container.unpack(data, MAX_PIXELS)
     if whole.header.coding is None:
         raise InputError("the file is stored losslessly: it has no latents")

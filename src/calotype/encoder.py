@@ -81,8 +81,10 @@ class PictureCoder:
     def of(cls, picture: Picture, runtime: Runtime, effort: int, head: int = 0) -> PictureCoder:
         """The picture as the model wants it: its channels, sides that are multiples of 64."""
         channels = runtime.bundle.manifest.channels
+        if channels == 1:
+            picture = pixels.as_grey(picture)
         if picture.channels != channels and (picture.channels, channels) != (1, 3):
-            raise InputError(f"{picture.channels} channels; the model {runtime.bundle.name} codes {channels} (or grey)")
+            raise InputError(f"{picture.channels} channels; the model {runtime.bundle.name} codes {channels}")
         x = np.broadcast_to(pixels.to_unit(picture.samples), (channels, *picture.samples.shape[:2]))
         below, right = (padded(side) - side for side in x.shape[1:])
         if head:

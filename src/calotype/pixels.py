@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
-from calotype.container import MAX_SIDE_PX, Metadata
+from calotype.container import MAX_CHANNELS, MAX_SIDE_PX, Metadata
 from calotype.errors import InputError, UnsupportedFile
 
 Samples = NDArray[np.uint8 | np.uint16]
@@ -34,7 +34,7 @@ TIFF_LAYOUT = frozenset(
 
 @dataclass(frozen=True)
 class Picture:
-    """Samples (h, w, c) with c 1 or 3, alpha (h, w, 1) of the same depth or None, and metadata."""
+    """Samples (h, w, c), alpha (h, w, 1) of the same depth or None, and metadata."""
 
     samples: Samples
     alpha: Samples | None
@@ -51,19 +51,22 @@ class Picture:
         return self.samples.shape[2]
 
 
-def from_array(array: NDArray[Any]) -> Picture:
-    """A picture from (h, w), or (h, w, c) with c 1 to 4 (grey, grey and alpha, RGB, RGBA), uint8 or uint16.
+def from_array(array: NDArray[Any], channels: int | None = None) -> Picture:
+    """A picture from (h, w) or (h, w, c), uint8 or uint16.
+
+    c is 1 to 16. Of 2 and of 4 (grey and alpha, RGBA) the last is alpha, unless a model is for that many `channels`.
 
     Raises:
         InputError: If the array is something else.
     """
     shaped = array[:, :, None] if array.ndim == 2 else array
     shaped = shaped.astype(shaped.dtype.newbyteorder("="), copy=False)
-    if shaped.ndim != 3 or str(shaped.dtype) not in ("uint8", "uint16") or not 1 <= shaped.shape[2] <= 4:
-        raise InputError(f"an array of {array.dtype}{list(array.shape)}; give uint8 or uint16 of (h, w) or (h, w, 1-4)")
+    if shaped.ndim != 3 or str(shaped.dtype) not in ("uint8", "uint16") or not 1 <= shaped.shape[2] <= MAX_CHANNELS:
+        wanted = f"give uint8 or uint16 of (h, w) or (h, w, 1 to {MAX_CHANNELS})"
+        raise InputError(f"an array of {array.dtype}{list(array.shape)}; {wanted}")
     if not all(1 <= side <= MAX_SIDE_PX for side in shaped.shape[:2]):
         raise InputError(f"a picture of {shaped.shape[1]}x{shaped.shape[0]}; sides go from 1 to {MAX_SIDE_PX} pixels")
-    has_alpha = shaped.shape[2] in (2, 4)
+    has_alpha = shaped.shape[2] in (2, 4) and shaped.shape[2] != channels
     samples = shaped[:, :, :-1] if has_alpha else shaped
     return Picture(np.ascontiguousarray(samples), shaped[:, :, -1:].copy() if has_alpha else None, {})
 
@@ -184,13 +187,24 @@ def to_image(picture: Picture) -> Image.Image:
         UnsupportedFile: If it has another number of colour channels than 1 or 3.
     """
     if picture.channels not in (1, 3):
-        raise UnsupportedFile(f"Pillow holds 1 or 3 channels, not {picture.channels}; use calotype.decode_array")
+        raise UnsupportedFile(
+            f"Pillow holds 1 or 3 channels, not {picture.channels}; decode_array, and files of .npy and .tif, hold them"
+        )
     array = to_array(picture)
     if array.dtype == np.uint16 and array.ndim == 3:
         array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     image = Image.fromarray(array)
     image.info.update(metadata_info(picture.metadata))
     return image
+
+
+def as_grey(picture: Picture) -> Picture:
+    """A picture whose three channels are equal with one of them; any other as it is."""
+    first = picture.samples[:, :, :1]
+    if picture.channels != 3 or not (picture.samples == first).all():
+        return picture
+    metadata = {kind: block for kind, block in picture.metadata.items() if kind is not Metadata.ICC}
+    return replace(picture, samples=np.ascontiguousarray(first), metadata=metadata)
 
 
 def to_unit(samples: Samples) -> NDArray[np.float32]:

@@ -12,11 +12,12 @@ import typer
 from PIL import Image
 
 import calotype
-from calotype import library
+from calotype import bands, library
 from calotype.cli import batch, files, pictures
 from calotype.cli.pictures import FORMATS
 from calotype.codec import MAX_PIXELS
 from calotype.container import unpack_header
+from calotype.pixels import Samples
 
 
 def decode(
@@ -25,7 +26,8 @@ def decode(
         str | None, typer.Option("-o", "--output", help="A file; a folder for several inputs; - for stdout.")
     ] = None,
     format: Annotated[  # noqa: A002
-        str | None, typer.Option("--format", help="png, webp, jpg, tiff, avif, jp2, bmp, ppm or tga; png by default.")
+        str | None,
+        typer.Option("--format", help="png, webp, jpg, tiff, avif, jp2, bmp, ppm, tga or npy; png by default."),
     ] = None,
     recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Walk through folders; mirror them.")] = False,
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Files to work on at a time.")] = 1,
@@ -51,8 +53,10 @@ def decode(
     suffix = pictures.suffix_to_write(format, None if several else output)
     plan = files.plan(inputs, output, f".{suffix}", recursive=recursive, wanted=_is_calo)
     bundle = None if model is None else library.find_any(model)
-    decoder = partial(calotype.decode, max_pixels=max_pixels or None, model=bundle, head=head)
-    work = partial(_decode, decoder=decoder, target=FORMATS[suffix], overwrite=overwrite)
+    options = {"max_pixels": max_pixels or None, "model": bundle, "head": head}
+    decoder = partial(calotype.decode, **options)
+    array_decoder = partial(calotype.decode_array, **options)
+    work = partial(_decode, decoder=decoder, array_decoder=array_decoder, suffix=suffix, overwrite=overwrite)
     is_done = partial(files.is_done, is_whole=pictures.is_whole) if resume else None
     batch.run(plan, work, threads=jobs, quiet=quiet, is_done=is_done)
 
@@ -62,17 +66,29 @@ def _is_calo(path: Path) -> bool:
 
 
 def _decode(
-    job: files.Job, *, decoder: Callable[[bytes], Image.Image], target: pictures.Format, overwrite: bool
+    job: files.Job,
+    *,
+    decoder: Callable[[bytes], Image.Image],
+    array_decoder: Callable[[bytes], Samples],
+    suffix: str,
+    overwrite: bool,
 ) -> batch.Made:
     data = files.read_calo(job.source)
     files.check_target(job, overwrite=overwrite)
     start = perf_counter()
-    image = decoder(data)
+    header = unpack_header(data)
+    if suffix == "npy" or header.channels not in (1, 3):
+        samples = array_decoder(data)
+        seconds = perf_counter() - start
+        packed = bands.serialise(samples, f".{suffix}")
+        files.write(job, packed)
+        return batch.Made(len(packed), header.width * header.height, seconds)
+    image, target = decoder(data), FORMATS[suffix]
     seconds = perf_counter() - start
     picture = pictures.save(image, target)
     files.write(job, picture)
     notes: list[str] = []
-    if unpack_header(data).depth == 16 and image.mode != "I;16":
+    if header.depth == 16 and image.mode != "I;16":
         notes.append("16-bit colour written as 8 bits")
     if not target.metadata and (left_out := [name for name in pictures.METADATA if name in image.info]):
         notes.append(f"without {', '.join(left_out)}")

@@ -13,16 +13,15 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from PIL import Image
 
 import calotype
 from calotype import library
-from calotype.bundle import ModelFile
+from calotype.bundle import Bundle, ModelFile
 from calotype.cli import batch, files, pictures
 from calotype.cli.console import note_preview
-from calotype.codec import DEFAULT_EFFORT, DEFAULT_QUALITY
+from calotype.codec import DEFAULT_EFFORT, DEFAULT_QUALITY, Images
 from calotype.errors import CalotypeError, InputError
-from calotype.pixels import from_array, from_image
+from calotype.pixels import as_grey, from_array, from_image
 
 _UNITS = {"": 1, "k": 1000, "m": 1_000_000}
 
@@ -74,21 +73,22 @@ def encode(
 ) -> None:
     """Encode pictures as .calo files.
 
-    `calotype encode photo.png` writes photo.calo; `calotype encode photo.png small.calo` names the output.
+    `calotype encode photo.png` writes photo.calo; `calotype encode photo.png small.calo` names the output. Pictures of
+    several bands are .npy files (h, w, c) and TIFFs of a page for each band.
     """
     _refuse_together(quality=quality, bpp=bpp, size=size, psnr=psnr, lossless=lossless)
     _refuse_together(model=model, lossless=lossless)
     _refuse_together(head=head, lossless=lossless)
     if output is None and len(inputs) == 2 and inputs[1].lower().endswith(".calo"):
         output = inputs.pop()
-    plan = files.plan(inputs, output, ".calo", recursive=recursive, wanted=pictures.is_picture)
+    plan = files.plan(inputs, output, ".calo", recursive=recursive, wanted=pictures.holds_picture)
     bundle = None if lossless else library.find_any(model)
     if bundle is not None and bundle.status == "preview" and not quiet:
         note_preview(bundle.name)
     rate = {"quality": quality, "bpp": bpp, "size": size, "psnr": psnr, "lossless": lossless}
     encoder = partial(calotype.encode, **rate, effort=effort, head=head, model=bundle, strip=strip)
     verifier = partial(_verify, model=bundle, strip=strip, lossless=lossless) if verify else None
-    work = partial(_encode, encoder=encoder, verifier=verifier, lossless=lossless, overwrite=overwrite)
+    work = partial(_encode, encoder=encoder, verifier=verifier, bundle=bundle, overwrite=overwrite)
     is_done = partial(files.is_done, is_whole=_is_whole) if resume else None
     batch.run(plan, work, threads=jobs, quiet=quiet, is_done=is_done)
 
@@ -105,16 +105,18 @@ def _is_whole(path: Path) -> bool:
 def _encode(
     job: files.Job,
     *,
-    encoder: Callable[[Image.Image], bytes],
-    verifier: Callable[[bytes, Image.Image], str] | None,
-    lossless: bool,
+    encoder: Callable[[Images], bytes],
+    verifier: Callable[[bytes, Images], str] | None,
+    bundle: ModelFile | None,
     overwrite: bool,
 ) -> batch.Made:
     files.check_target(job, overwrite=overwrite)
     with files.opened(job.source) as stream:
-        image, cut = pictures.read(stream)
-        if cut and lossless:
+        image, cut = pictures.read_any(stream)
+        if cut and bundle is None:
             raise InputError(pictures.CUT)
+        if isinstance(image, np.ndarray) and isinstance(bundle, Bundle):
+            _check_bands(image.shape[2], bundle)
         start = perf_counter()
         data = encoder(image)
         seconds = perf_counter() - start
@@ -124,17 +126,30 @@ def _encode(
     if cut:
         notes.append("colour of over 8 bits a sample read as 8")
     files.write(job, data)
-    return batch.Made(len(data), image.width * image.height, seconds, tuple(notes))
+    return batch.Made(len(data), _area_px(image), seconds, tuple(notes))
 
 
-def _verify(data: bytes, image: Image.Image, *, model: ModelFile | None, strip: bool, lossless: bool) -> str:
+def _check_bands(count: int, model: Bundle) -> None:
+    """The bands of a file are never taken for alpha, as `calotype.encode` takes the last of an array's."""
+    if count not in (1, model.manifest.channels):
+        raise InputError(f"{count} bands; the model {model.name} codes {model.manifest.channels}: name another with -m")
+
+
+def _area_px(image: Images) -> int:
+    return image.shape[0] * image.shape[1] if isinstance(image, np.ndarray) else image.width * image.height
+
+
+def _verify(data: bytes, image: Images, *, model: ModelFile | None, strip: bool, lossless: bool) -> str:
     """Decode an encoded picture and say how near it comes.
 
     Raises:
         CalotypeError: If it is not what was encoded.
     """
-    wanted = from_image(image, strip=strip)
-    got = from_array(calotype.decode_array(data, max_pixels=None, model=model))
+    channels = model.manifest.channels if isinstance(model, Bundle) else None
+    wanted = from_array(image, channels) if isinstance(image, np.ndarray) else from_image(image, strip=strip)
+    if channels == 1:
+        wanted = as_grey(wanted)
+    got = from_array(calotype.decode_array(data, max_pixels=None, model=model), channels)
     a, b = wanted.samples, got.samples
     same_form = a.shape == b.shape and a.dtype == b.dtype
     same_alpha = np.array_equal(np.asarray(wanted.alpha), np.asarray(got.alpha))

@@ -10,9 +10,10 @@ from typing import Any, BinaryIO
 import typer
 from PIL import Image, ImageOps, PngImagePlugin
 
+from calotype import bands
 from calotype.cli.depth import is_deep
 from calotype.errors import InputError
-from calotype.pixels import TIFF_LAYOUT, scale_transparency
+from calotype.pixels import TIFF_LAYOUT, Samples, scale_transparency
 
 _NO_PICTURES = {"BUFR", "CALO", "GRIB", "HDF5", "MPEG", "PDF"}
 """Formats whose suffixes Pillow registers but whose pictures it cannot read by itself, and our own."""
@@ -72,6 +73,17 @@ def is_picture(path: Path) -> bool:
     return name in Image.OPEN and name not in _NO_PICTURES
 
 
+def holds_picture(path: Path) -> bool:
+    """Whether a file's suffix is that of a picture, or of an array of bands."""
+    return is_picture(path) or bands.is_bands(path)
+
+
+def read_any(stream: BinaryIO) -> tuple[Image.Image | Samples, bool]:
+    """As `read`, but the samples (h, w, c) of a file of bands."""
+    samples = bands.read(stream)
+    return read(stream) if samples is None else (samples, False)
+
+
 def read(stream: BinaryIO) -> tuple[Image.Image, bool]:
     """The picture of a file, and whether Pillow cut its samples to 8 bits, as it does for all but plain grey.
 
@@ -95,6 +107,9 @@ def read(stream: BinaryIO) -> tuple[Image.Image, bool]:
 def is_whole(path: Path) -> bool:
     """Whether a file is a picture as far as can be told without decoding it."""
     try:
+        if bands.is_bands(path):
+            with path.open("rb") as stream:
+                return bands.read(stream) is not None
         with Image.open(path) as image:
             image.verify()
     except Exception:  # whatever a plugin raises on broken input
@@ -103,12 +118,12 @@ def is_whole(path: Path) -> bool:
 
 
 def suffix_to_write(chosen: str | None, output: str | None) -> str:
-    """The format to write, as one of the names in FORMATS: the chosen one, else that of the output, else png."""
+    """The format to write, as a name in FORMATS or npy: the chosen one, else that of the output, else png."""
     if chosen is None and (output is None or output.endswith("/") or Path(output).is_dir()):
         return "png"
     suffix = (Path(output or "").suffix if chosen is None else chosen).lower().removeprefix(".") or "png"
-    if suffix not in FORMATS:
-        raise typer.BadParameter(f"{suffix!r} is not a format to write; choose --format of {', '.join(FORMATS)}")
+    if suffix not in FORMATS and suffix != "npy":
+        raise typer.BadParameter(f"{suffix!r} is not a format to write; choose --format of npy, {', '.join(FORMATS)}")
     return suffix
 
 

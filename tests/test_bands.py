@@ -1,0 +1,96 @@
+"""Pictures of several bands: files of them, and the models that code them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import calotype
+from calotype import bands
+from calotype.cli import app
+from calotype.errors import InputError
+
+
+def _stack(rng: np.random.Generator, dtype: type, count: int = 5) -> np.ndarray:
+    return rng.integers(0, np.iinfo(dtype).max, (20, 30, count)).astype(dtype)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_bands_go_into_files_and_come_back(rng: np.random.Generator, suffix: str, dtype: type) -> None:
+    samples = _stack(rng, dtype)
+    back = bands.read(io.BytesIO(bands.serialise(samples, suffix)))
+    assert back is not None
+    assert back.dtype == dtype
+    np.testing.assert_array_equal(back, samples)
+
+
+def test_arrays_of_other_orders_are_read(rng: np.random.Generator) -> None:
+    samples = _stack(rng, np.uint16)
+    for array in (np.asfortranarray(samples), samples.astype(">u2")):
+        file = io.BytesIO()
+        np.save(file, array)
+        file.seek(0)
+        np.testing.assert_array_equal(bands.read(file), samples)
+
+
+def test_other_files_hold_no_bands(rng: np.random.Generator) -> None:
+    for kind, mode, pages in (("PNG", "L", 1), ("TIFF", "L", 1), ("TIFF", "RGB", 2), ("TIFF", "L", 17)):
+        image, file = Image.new(mode, (8, 8)), io.BytesIO()
+        image.save(file, kind, **({"save_all": True, "append_images": [image] * (pages - 1)} if pages > 1 else {}))
+        file.seek(0)
+        assert bands.read(file) is None
+        assert file.tell() == 0
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 4, 17), np.uint8), np.zeros((4, 4, 3)), np.zeros(5, np.uint8)])
+def test_arrays_that_are_no_pictures_are_refused(array: np.ndarray) -> None:
+    file = io.BytesIO()
+    np.save(file, array)
+    file.seek(0)
+    with pytest.raises(InputError, match="give uint8 or uint16"):
+        bands.read(file)
+
+
+@pytest.mark.parametrize("damage", ["cut", "huge", "object", "text"])
+def test_damaged_arrays_are_refused(rng: np.random.Generator, damage: str) -> None:
+    whole = bands.serialise(_stack(rng, np.uint8), ".npy")
+    changed = {
+        "cut": whole[:-1],
+        "huge": whole.replace(b"(20, 30, 5)", b"(1<<40, 30)").replace(b"1<<40", b"99999"),
+        "object": whole.replace(b"'|u1'", b"'|O8'"),
+        "text": whole[:10] + b"?" * (len(whole) - 10),
+    }[damage]
+    with pytest.raises(InputError, match="cannot be read"):
+        bands.read(io.BytesIO(changed))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_bands_are_stored_without_loss_from_the_command_line(
+    tmp_path: Path, rng: np.random.Generator, suffix: str
+) -> None:
+    samples = _stack(rng, np.uint16)
+    source, coded, restored = (tmp_path / name for name in (f"a{suffix}", "a.calo", f"b{suffix}"))
+    source.write_bytes(bands.serialise(samples, suffix))
+    runner = CliRunner()
+    done = runner.invoke(app, ["encode", str(source), str(coded), "--lossless", "--verify"])
+    assert done.exit_code == 0, done.output
+    assert runner.invoke(app, ["decode", str(coded), str(restored)]).exit_code == 0
+    np.testing.assert_array_equal(bands.read(io.BytesIO(restored.read_bytes())), samples)
+    np.testing.assert_array_equal(calotype.decode_array(coded.read_bytes()), samples)
+    refused = runner.invoke(app, ["decode", str(coded), str(tmp_path / "b.png")])
+    assert refused.exit_code == 1
+    assert ".npy or .tif" in refused.output
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_bands_are_never_taken_for_alpha(tmp_path: Path, rng: np.random.Generator) -> None:
+    (tmp_path / "a.npy").write_bytes(bands.serialise(_stack(rng, np.uint8, 4), ".npy"))
+    done = CliRunner().invoke(app, ["encode", str(tmp_path / "a.npy")])
+    assert done.exit_code == 1
+    assert "4 bands; the model photo codes 3" in done.output
