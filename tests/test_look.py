@@ -24,6 +24,7 @@ from calotype.learn.export import add_visual_head, export
 from calotype.learn.fit import Data, Watcher, fit, to_bundle
 from calotype.learn.look import ms_ssim, ssimulacra2_error, ssimulacra2_score, visual_error
 from calotype.learn.train import Training
+from calotype.pixels import from_image
 from conftest import psnr_db
 
 SMALL = Architecture(y_channels=32, z_channels=16, width=32, blocks=2, prior_width=32, context_blocks=1)
@@ -83,7 +84,7 @@ def base(crops: Crops, photo: Image.Image, tmp_path_factory: pytest.TempPathFact
     """A model of one head."""
     config = Config(SMALL, RECIPE)
     path = tmp_path_factory.mktemp("base") / "base.calomodel"
-    small = photo.crop((0, 0, 128, 128))
+    small = from_image(photo.crop((0, 0, 128, 128)))
     export(config, Training(config, crops).codec.state_dict(), path, [small], [small])
     return bundle.read(path)
 
@@ -101,7 +102,7 @@ def two_heads(base: Bundle, crops: Crops, photo: Image.Image, tmp_path_factory: 
     assert moved == {"g_a", "g_s"}
     path = tmp_path_factory.mktemp("heads") / "heads.calomodel"
     weights = training.codec.state_dict()
-    add_visual_head(base, training.recipe, weights, {"hours": 0.1}, path, [photo.crop((0, 0, 128, 128))])
+    add_visual_head(base, training.recipe, weights, {"hours": 0.1}, path, [from_image(photo.crop((0, 0, 128, 128)))])
     return bundle.read(path)
 
 
@@ -118,7 +119,7 @@ def test_a_head_added_again_takes_the_place_of_the_first(two_heads: Bundle, phot
     from calotype.learn.restore import codec_of
 
     path, weights = tmp_path / "again.calomodel", codec_of(two_heads).state_dict()
-    add_visual_head(two_heads, RECIPE, weights, {}, path, [photo.crop((0, 0, 128, 128))])
+    add_visual_head(two_heads, RECIPE, weights, {}, path, [from_image(photo.crop((0, 0, 128, 128)))])
     assert [head.name for head in bundle.read(path).manifest.heads] == ["psnr", "visual"]
 
 

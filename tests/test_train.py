@@ -111,12 +111,12 @@ def test_tables_are_fitted_to_a_sample_of_what_can_be_decoded(
     pictures = Pictures(find_pictures([tmp_path]), 64, most_bytes=most_bytes)
     data = Data(pictures, None, pictures)
     monkeypatch.setattr(fitting, "CALIBRATION_PX", 128)
-    drawn = [image.tobytes() for image in data.calibration(seed=3)]
+    drawn = [picture.samples.tobytes() for picture in data.calibration(seed=3)]
     assert set(drawn) == {photo.crop((x, 0, x + 128, 96)).tobytes() for x in (1 + 32, 2, 3 + 32, 4, 5 + 32)}
     assert len(drawn) == 5
     monkeypatch.setattr(fitting, "MOST_CALIBRATION", 2)
-    assert [image.tobytes() for image in data.calibration(seed=3)] == drawn[:2]
-    assert len({image.tobytes() for seed in range(40) for image in data.calibration(seed)}) == 5
+    assert [picture.samples.tobytes() for picture in data.calibration(seed=3)] == drawn[:2]
+    assert len({picture.samples.tobytes() for seed in range(40) for picture in data.calibration(seed)}) == 5
 
 
 BROKEN = """

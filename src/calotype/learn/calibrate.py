@@ -10,12 +10,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from calotype.codec import DEFAULT_EFFORT
 from calotype.coding import PRECISION_BITS
 from calotype.encoder import PictureCoder
-from calotype.pixels import from_image
+from calotype.pixels import Picture
 from calotype.runtime import Runtime
 
 ASSUMED_SYMBOLS = 2000
@@ -24,12 +23,12 @@ ASSUMED_SYMBOLS = 2000
 Counts = NDArray[np.int64]
 
 
-def count_symbols(runtime: Runtime, pictures: Iterable[Image.Image], levels: Sequence[int]) -> list[Counts]:
+def count_symbols(runtime: Runtime, pictures: Iterable[Picture], levels: Sequence[int]) -> list[Counts]:
     """How often each place of each table occurs, over all pictures at all levels."""
     tables = runtime.bundle.tables
     counts = [np.zeros(len(table.frequencies), np.int64) for table in tables.tables]
     for picture in pictures:
-        coder = PictureCoder.of(from_image(picture, strip=True), runtime, DEFAULT_EFFORT)
+        coder = PictureCoder.of(picture, runtime, DEFAULT_EFFORT)
         for tile in (tile for level in levels for tile in coder.chosen(level)):
             for symbols, index in tile.parts:
                 for t in np.unique(index):

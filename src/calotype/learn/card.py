@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from calotype import pixels
 from calotype.bundle import Bundle
 from calotype.codec import DEFAULT_EFFORT
 from calotype.container import unpack
@@ -18,7 +17,7 @@ from calotype.decoder import develop
 from calotype.encoder import PictureCoder
 from calotype.learn.config import VISUAL
 from calotype.markdown import table
-from calotype.pixels import Samples
+from calotype.pixels import Picture, Samples
 from calotype.runtime import Runtime
 
 WORST_LEVEL = 96
@@ -34,19 +33,24 @@ def _blocks_mse(a: Samples, b: Samples) -> NDArray[np.float64]:
     return blocks.mean((1, 3))
 
 
-def worst_crops(runtime: Runtime, pictures: Sequence[Image.Image]) -> Image.Image:
+def _as_seen(samples: Samples) -> Image.Image:
+    """Samples (h, w, c) as an eye can see them: in 8 bits, of several bands the first, or the first three."""
+    shown = samples[:, :, :3] if samples.shape[2] >= 3 else samples[:, :, 0]
+    return Image.fromarray(shown if shown.dtype == np.uint8 else (shown >> 8).astype(np.uint8))
+
+
+def worst_crops(runtime: Runtime, pictures: Sequence[Picture]) -> Image.Image:
     """The crops that the model restores worst, one a picture at most: originals above, what came back below."""
     found: list[tuple[float, Image.Image, Image.Image]] = []
-    for image in pictures:
-        if min(image.size) < WORST_PX:
+    for picture in pictures:
+        if min(picture.samples.shape[:2]) < WORST_PX:
             continue
-        picture = pixels.from_image(image.convert("RGB"), strip=True)
         coder = PictureCoder.of(picture, runtime, DEFAULT_EFFORT)
         decoded = develop(unpack(coder.at_level(WORST_LEVEL)), runtime).samples
         mse = _blocks_mse(picture.samples, decoded)
         row, column = np.unravel_index(mse.argmax(), mse.shape)
         box = tuple(slice(WORST_PX * int(k), WORST_PX * (int(k) + 1)) for k in (row, column))
-        found.append((mse.max(), Image.fromarray(picture.samples[box]), Image.fromarray(decoded[box])))
+        found.append((mse.max(), _as_seen(picture.samples[box]), _as_seen(decoded[box])))
     found = sorted(found, key=lambda item: -item[0])[:WORST_COUNT]
     sheet = Image.new("RGB", (WORST_PX * max(1, len(found)), 2 * WORST_PX))
     for i, (_, before, after) in enumerate(found):
@@ -118,7 +122,7 @@ def text(bundle: Bundle, worst: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write(bundle: Bundle, runtime: Runtime, pictures: Sequence[Image.Image]) -> Path:
+def write(bundle: Bundle, runtime: Runtime, pictures: Sequence[Picture]) -> Path:
     """Write the card NAME.md, and its picture NAME-worst.png, beside a bundle; returns the card's path."""
     picture = bundle.path.with_name(f"{bundle.path.stem}-worst.png")
     worst_crops(runtime, pictures).save(picture)

@@ -50,6 +50,8 @@ class Recipe:
 
     Attributes:
         steps: Optimiser steps in all.
+        minutes: Time of training after which the run ends if its steps are not done by then; 0 for none. The learning
+            rate follows whichever is nearer to its end.
         batch: Crops a step, over all processes.
         crop_px: Side of a crop; a multiple of 64.
         muon_rate: Peak learning rate of matrices (Muon, scaled to AdamW's RMS).
@@ -65,6 +67,7 @@ class Recipe:
     """
 
     steps: int = 15_000
+    minutes: float = 0.0
     batch: int = 16
     crop_px: int = 128
     muon_rate: float = 5e-3
@@ -93,7 +96,7 @@ class Config:
 
 Section = TypeVar("Section", Architecture, Recipe)
 
-MAY_BE_ZERO = {"seed", "warmup", "dyadic_from", "fine_level"}
+MAY_BE_ZERO = {"minutes", "seed", "warmup", "dyadic_from", "fine_level"}
 MULTIPLES = {"crop_px": 64, "y_channels": 4}
 CHOICES: dict[str, tuple[Any, ...]] = {"context_steps": (2, 4), "objective": OBJECTIVES}
 LIMIT = 1 << 32

@@ -15,20 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from calotype.bundle import LEVELS
 from calotype.errors import InputError
 from calotype.learn.config import Recipe
+from calotype.learn.samples import FAILURES, Form, read, size_px
+from calotype.pixels import Samples
 
 NO_PICTURES = {".tsv", ".txt", ".json", ".jsonl", ".md", ".csv"}
-CHANNELS = 3
 MEMORY_SHARE = 0.5
 MOST_DRAWS = 200
 NONE_DECODES = f"none of {MOST_DRAWS} pictures drawn to learn from could be decoded: they are damaged, or gone by now"
-FAILURES = (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError)
 
 
 def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
@@ -51,20 +50,6 @@ def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
     return sorted(found)
 
 
-def _read(path: Path) -> Tensor:
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB")))
-
-
-def _size_px(path: Path) -> tuple[int, int] | str:
-    """Height and width, or why it is no picture; decodes nothing."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except FAILURES as error:
-        return str(error)
-
-
 def memory_bytes(device: torch.device) -> int:
     """Free memory where pictures would be held."""
     if device.type == "cuda":
@@ -75,14 +60,24 @@ def memory_bytes(device: torch.device) -> int:
         return 4 << 30
 
 
+def padded_to(picture: Tensor, height: int, width: int) -> Tensor:
+    """A picture (h, w, c) with its last rows and columns repeated until it has this size, as an encoder pads it."""
+    if picture.shape[0] >= height and picture.shape[1] >= width:
+        return picture
+    sides = zip(picture.shape, (height, width), strict=False)
+    rows, columns = (torch.arange(max(side, least)).clamp_max(side - 1) for side, least in sides)
+    return picture[rows][:, columns]
+
+
 class Pictures(Sequence[Tensor]):
-    """Pictures as uint8 (h, w, 3): decoded once and held if they fit into half of the free memory, else when drawn.
+    """Pictures (h, w, c) of one form: decoded once and held if they fit into half of the free memory, else when drawn.
 
     Args:
         paths: Files. Those that are no pictures are skipped, and named in `skipped` with the reason.
         least_px: Pictures of which a side is shorter are skipped, too.
         device: Where pictures are held.
         most_bytes: What may be held; half of the free memory if not given.
+        form: Channels and depth; files that have others are skipped or, if that loses nothing of note, converted.
 
     Raises:
         InputError: If nothing is left.
@@ -94,13 +89,15 @@ class Pictures(Sequence[Tensor]):
         least_px: int,
         device: torch.device | str = "cpu",
         most_bytes: int | None = None,
+        form: Form = Form(),  # noqa: B008 (it is frozen)
     ) -> None:
+        self.form = form
         self.device = torch.device(device)
         self.skipped: dict[Path, str] = {}
         self.paths: list[Path] = []
         sizes: list[tuple[int, int]] = []
         with ThreadPoolExecutor() as pool:
-            for path, size in zip(paths, pool.map(_size_px, paths), strict=True):
+            for path, size in zip(paths, pool.map(size_px, paths), strict=True):
                 if isinstance(size, tuple) and min(size) >= least_px:
                     self.paths.append(path)
                     sizes.append(size)
@@ -111,8 +108,18 @@ class Pictures(Sequence[Tensor]):
         if not self.paths:
             raise InputError(f"{len(paths)} files, but no picture of at least {least_px} pixels a side")
 
+    @classmethod
+    def of(cls, pictures: Sequence[Samples], device: torch.device | str) -> Pictures:
+        """Pictures (h, w, c) of one form that are in memory already."""
+        self = cls.__new__(cls)
+        self.device, self.skipped, self.paths = torch.device(device), {}, [Path(str(i)) for i in range(len(pictures))]
+        self.form = Form(pictures[0].shape[2], 8 * pictures[0].itemsize)
+        self.held = [torch.from_numpy(np.array(picture)).to(self.device) for picture in pictures]
+        self.area_px = np.array([picture[..., 0].size for picture in pictures], np.float64)
+        return self
+
     def _hold(self, most_bytes: float) -> list[Tensor] | None:
-        if CHANNELS * self.area_px.sum() > most_bytes:
+        if self.form.channels * self.form.depth / 8 * self.area_px.sum() > most_bytes:
             return None
         with ThreadPoolExecutor() as pool:
             pictures = list(pool.map(self._try, self.paths))
@@ -122,7 +129,7 @@ class Pictures(Sequence[Tensor]):
 
     def _try(self, path: Path) -> Tensor | None:
         try:
-            return _read(path)
+            return read(path, self.form)
         except FAILURES as error:
             self.skipped[path] = str(error)
             return None
@@ -131,7 +138,7 @@ class Pictures(Sequence[Tensor]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self.held[index] if self.held is not None else _read(self.paths[index])
+        return self.held[index] if self.held is not None else read(self.paths[index], self.form)
 
     def sample(self, count: int, seed: int) -> Iterator[Tensor]:
         """At most `count` pictures, each once, chosen by the seed; those that cannot be decoded are passed over."""
@@ -172,6 +179,7 @@ class Crops(Dataset[tuple[Tensor, int]]):
 
     def _crop(self, picture: Tensor, random: np.random.Generator) -> Tensor:
         size = self.recipe.crop_px
+        picture = padded_to(picture, size, size)
         top, left = (int(random.integers(0, side - size + 1)) for side in picture.shape[:2])
         return picture[top : top + size, left : left + size].flip([axis for axis in (0, 1) if random.random() < 0.5])
 
@@ -182,17 +190,18 @@ class Crops(Dataset[tuple[Tensor, int]]):
     def batches(
         self, start: int, stop: int, rank: int = 0, world: int = 1, workers: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each step x (b, 3, crop, crop) in [-0.5, 0.5] and levels (b,); b is this process's part of the batch."""
+        """For each step x (b, c, crop, crop) in [-0.5, 0.5] and levels (b,); b is this process's part of the batch."""
         count = self.recipe.batch
         numbers = (range(step * count + rank, (step + 1) * count, world) for step in range(start, stop))
         if workers is None:
             held = all(pool is None or pool.held is not None for pool in self.pools)
             workers = 0 if held else max(1, (os.cpu_count() or 1) // world)
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(self, batch_sampler=numbers, num_workers=workers)  # pyright: ignore[reportArgumentType]
-        device = self.pools[0].device if self.pools[0] else torch.device("cpu")
+        pictures = self.pools[0]
+        assert pictures is not None
         try:
             for crops, level in loader:
-                x = crops.to(device).permute(0, 3, 1, 2).contiguous().float() / 255 - 0.5
-                yield x, level.to(device)
+                x = crops.to(pictures.device).permute(0, 3, 1, 2).contiguous().float() / pictures.form.peak - 0.5
+                yield x, level.to(pictures.device)
         except InputError as error:  # a worker's says where it was raised, too
             raise InputError(NONE_DECODES) from error

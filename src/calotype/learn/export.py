@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
-from PIL import Image
 from torch import Tensor
 
 from calotype import bundle
@@ -30,7 +29,7 @@ from calotype.learn.graph import Graph, numpy_of
 from calotype.learn.model import Codec
 from calotype.learn.prior import HyperSynthesis, StepPrior
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
-from calotype.pixels import from_image
+from calotype.pixels import Picture
 from calotype.prior import Z_LIMIT
 from calotype.proof import Layer, prove
 from calotype.runtime import Runtime
@@ -211,13 +210,13 @@ def members(
     return {**decoding, **analysis, "manifest.json": manifest(codec, card, sorted(decoding))}, proof
 
 
-def measure(runtime: Runtime, pictures: Sequence[Image.Image], head: int = 0) -> list[dict[str, float]]:
+def measure(runtime: Runtime, pictures: Sequence[Picture], head: int = 0) -> list[dict[str, float]]:
     """Rate and distortion over pictures: mean bpp of real files and mean PSNR at some levels."""
-    coders = [PictureCoder.of(from_image(p, strip=True), runtime, DEFAULT_EFFORT, head) for p in pictures]
+    coders = [PictureCoder.of(p, runtime, DEFAULT_EFFORT, head) for p in pictures]
     curve: list[dict[str, float]] = []
     for level in CURVE_LEVELS:
         files = [coder.at_level(level) for coder in coders]
-        bpp = [8 * len(f) / (p.width * p.height) for f, p in zip(files, pictures, strict=True)]
+        bpp = [8 * len(f) / p.samples[..., 0].size for f, p in zip(files, pictures, strict=True)]
         psnr_db = [coder.psnr_db(f) for coder, f in zip(coders, files, strict=True)]
         curve.append({"level": level, "bpp": round(fmean(bpp), 4), "psnr_db": round(fmean(psnr_db), 3)})
     return curve
@@ -227,8 +226,8 @@ def export(
     config: Config,
     weights: dict[str, Tensor],
     out: Path,
-    calibration: Iterable[Image.Image],
-    validation: Sequence[Image.Image],
+    calibration: Iterable[Picture],
+    validation: Sequence[Picture],
 ) -> list[Layer]:
     """Write a trained codec as a bundle; returns the proof of its prior.
 
@@ -261,7 +260,7 @@ def add_visual_head(
     weights: dict[str, Tensor],
     made: dict[str, Any],
     out: Path,
-    validation: Sequence[Image.Image],
+    validation: Sequence[Picture],
 ) -> None:
     """Write a bundle again with another analysis and synthesis, its head `visual`; the prior stays.
 

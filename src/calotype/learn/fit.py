@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,25 +15,28 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from PIL import Image
 from torch import Tensor
 
 from calotype import bundle, library
 from calotype.errors import InputError, OptionError
 from calotype.learn import card, checkpoint, config
-from calotype.learn.config import VISUAL, Architecture, Config
+from calotype.learn.config import VISUAL, Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.export import add_visual_head, export
-from calotype.learn.grow import origin
+from calotype.learn.grow import origin, with_one_channel
 from calotype.learn.look import LEAST_PX
 from calotype.learn.plan import other_run, write
 from calotype.learn.restore import codec_of
-from calotype.learn.train import STATE, Row, Training, run
+from calotype.learn.samples import Form
+from calotype.learn.train import REPORTED_EVERY, STATE, Row, Training, run
 from calotype.learn.watch import LOG, Log, Point, as_unit, curve, middle
+from calotype.pixels import Picture, Samples
 from calotype.runtime import Runtime
 
 CONFIG, CHECKPOINT = "config.json", "checkpoint.pt"
 SAVE_EVERY, VALIDATE_EVERY = 500, 2000
+SAVED_SHARE, VALIDATED_SHARE, ROW_STEPS = 0.02, 0.1, 10
+"""Of a run by the clock, of which nobody knows how many steps it will have."""
 HELD_OUT_SHARE, MOST_HELD_OUT = 20, 24
 MOST_CALIBRATION, CALIBRATION_PX = 200, 512
 
@@ -48,14 +51,28 @@ class Data:
 
     @classmethod
     def find(
-        cls, pictures: list[Path], lossless: list[Path], validation: list[Path], least_px: int, device: torch.device
+        cls,
+        paths: list[Path],
+        lossless: list[Path],
+        validation: list[Path],
+        least_px: int,
+        device: torch.device,
+        form: Form = Form(),  # noqa: B008 (it is frozen)
     ) -> Data:
         """Read pictures; without any for validation, one in 20 of the others is held out."""
-        paths = find_pictures(pictures)
         held_out = find_pictures(validation) if validation else paths[::HELD_OUT_SHARE][:MOST_HELD_OUT]
         chosen = [p for p in paths if p not in set(held_out)] if len(paths) > len(held_out) else paths
-        fine = Pictures(find_pictures(lossless), least_px, device) if lossless else None
-        return cls(Pictures(chosen, least_px, device), fine, Pictures(held_out[:MOST_HELD_OUT], 64))
+        fine = Pictures(find_pictures(lossless), least_px, device, form=form) if lossless else None
+        return cls(
+            Pictures(chosen, least_px, device, form=form),
+            fine,
+            Pictures(held_out[:MOST_HELD_OUT], min(64, least_px), form=form),
+        )
+
+    @classmethod
+    def of(cls, train: Sequence[Samples], validation: Sequence[Samples], device: torch.device) -> Data:
+        """Pictures (h, w, c) that are in memory already."""
+        return cls(Pictures.of(train, device), None, Pictures.of(validation[:MOST_HELD_OUT], "cpu"))
 
     @property
     def skipped(self) -> dict[Path, str]:
@@ -63,10 +80,15 @@ class Data:
         fine = {} if self.fine is None else self.fine.skipped
         return self.train.skipped | fine | self.validation.skipped
 
-    def calibration(self, seed: int) -> Iterator[Image.Image]:
+    def calibration(self, seed: int) -> Iterator[Picture]:
         """The middles of some pictures to fit the tables to: of lossless ones if there are any."""
         for picture in (self.fine or self.train).sample(MOST_CALIBRATION, seed):
-            yield Image.fromarray(middle(picture, CALIBRATION_PX, CALIBRATION_PX).cpu().numpy())
+            yield as_picture(middle(picture, CALIBRATION_PX, CALIBRATION_PX))
+
+
+def as_picture(samples: Tensor) -> Picture:
+    """Samples (h, w, c) to be coded."""
+    return Picture(samples.cpu().contiguous().numpy(), None, {})
 
 
 def make_fabric(device: str, batch: int) -> Fabric:
@@ -91,17 +113,26 @@ def make_fabric(device: str, batch: int) -> Fabric:
 def weights_from(source: str, arch: Architecture) -> dict[str, Tensor]:
     """Weights of a file that ends in .pt, or of a model by name or path, from which `arch` can start.
 
+    Those of three channels start a codec of one, too.
+
     Raises:
         InputError: If they are of no codec, or of one that cannot grow into `arch`.
         ModelError: If there is no such model, or one that cannot be trained on.
     """
     is_file = source.endswith(".pt")
     weights = checkpoint.load_weights(Path(source)) if is_file else codec_of(library.find(source)).state_dict()
+    if arch.channels == 1 and _channels_of(weights) == 3:
+        weights = with_one_channel(weights)
     try:
         origin(weights, arch)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     return weights
+
+
+def _channels_of(weights: dict[str, Tensor]) -> int:
+    stem = weights.get("g_a.stem.weight")
+    return 0 if stem is None or stem.ndim != 2 else stem.shape[1] // 64
 
 
 @contextmanager
@@ -125,16 +156,16 @@ def until_told() -> Generator[Callable[[], bool]]:
 def _check_same(folder: Path, wanted: Config) -> None:
     """A run goes on as what it was begun; only its length may change."""
     begun = config.read(folder / CONFIG)
-    same = replace(begun.recipe, steps=wanted.recipe.steps) == wanted.recipe
+    same = replace(begun.recipe, steps=wanted.recipe.steps, minutes=wanted.recipe.minutes) == wanted.recipe
     if not same or begun.architecture != wanted.architecture or begun.card.get("base") != wanted.card.get("base"):
         raise other_run(folder, "of another recipe, size or base")
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Told of what happens, to show it: the data and the first step, means of some steps, curves."""
+    """Told of what happens, to show it: the data and how much is done, means of some steps, curves."""
 
-    begun: Callable[[Data, int], None]
+    begun: Callable[[Data, float], None]
     row: Callable[[Row], None]
     curve: Callable[[int, list[Point]], None]
 
@@ -156,7 +187,7 @@ def fit(plan: Config, data: Data, folder: Path, fabric: Fabric, start: str | Non
         write(plan, folder / CONFIG)
     with until_told() as told:
         _run(training, data, folder, told, watcher)
-    return training.step >= plan.recipe.steps
+    return training.progress >= 1
 
 
 def _for_base(plan: Config, start: str | None) -> Config:
@@ -182,27 +213,36 @@ def _begun(plan: Config, crops: Crops, fabric: Fabric, saved: Path, start: str |
 
 
 def _run(training: Training, data: Data, folder: Path, told: Callable[[], bool], watcher: Watcher | None) -> None:
-    fabric = training.fabric
+    fabric, recipe = training.fabric, training.recipe
     if watcher is None:
         run(training, stopped=told)
         return
-    watcher.begun(data, training.step)
-    pictures = [x.to(fabric.device) for x in as_unit(list(data.validation))]
+    watcher.begun(data, training.progress)
+    pictures = [x.to(fabric.device) for x in as_unit(list(data.validation), peak=data.validation.form.peak)]
     log = Log(folder)
+    before = training.progress
 
     def report(row: Row) -> None:
+        nonlocal before
         log.row(row)
         watcher.row(row)
-        last = row.step >= training.recipe.steps or told()
-        if row.step % SAVE_EVERY == 0 or last:
+        if _is_due(recipe, before, row, SAVE_EVERY, SAVED_SHARE) or told():
             checkpoint.save(training.state(), folder / CHECKPOINT)
-        if row.step % VALIDATE_EVERY == 0 or row.step >= training.recipe.steps:
+        if _is_due(recipe, before, row, VALIDATE_EVERY, VALIDATED_SHARE):
             points, x_hat = curve(training.average, pictures)
             log.validation(row.step, points, x_hat)
             watcher.curve(row.step, points)
+        before = row.progress
 
     with closing(log):
-        run(training, report=report, stopped=told)
+        run(training, report=report, stopped=told, every=ROW_STEPS if recipe.minutes else REPORTED_EVERY)
+
+
+def _is_due(recipe: Recipe, before: float, row: Row, every: int, share: float) -> bool:
+    """Whether it is time: every so many steps, or each time such a share of the minutes is over; and at the end."""
+    if row.progress >= 1:
+        return True
+    return row.progress // share > before // share if recipe.minutes else row.step % every == 0
 
 
 def hours(folder: Path) -> float:
@@ -231,7 +271,7 @@ def to_bundle(folder: Path, data: Data, out: Path, start: str | None, device: to
     plan = config.read(folder / CONFIG)
     state = checkpoint.load(folder / CHECKPOINT, STATE)
     weights: dict[str, Any] = state["average"]
-    validation = [Image.fromarray(p.numpy()) for p in data.validation]
+    validation = [as_picture(p) for p in data.validation]
     made = {"steps_trained": state["step"], "hours": round(hours(folder), 2), "hardware": hardware(device)}
     if plan.recipe.objective == VISUAL:
         add_visual_head(library.find(start), plan.recipe, weights, made, out, validation)

@@ -27,6 +27,21 @@ def kept_channels(old: int, new: int) -> Tensor:
     return (torch.arange(old).reshape(4, -1) + torch.arange(4)[:, None] * (new - old) // 4).flatten()
 
 
+def with_one_channel(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a codec of three channels as those of one of grey pictures, which does with them what it did.
+
+    What comes in is summed over the channels, what goes out is their mean.
+    """
+    folded = dict(weights)
+    for name in ("g_a.stem.weight", "g_a.shortcut.weight"):
+        w = weights[name]
+        folded[name] = w.reshape(len(w), 3, -1).sum(1)
+    for name in (f"g_s.{layer}.{kind}" for layer in ("head", "shortcut") for kind in ("weight", "bias")):
+        w = weights[name]
+        folded[name] = w.reshape(3, -1, *w.shape[1:]).mean(0)
+    return folded
+
+
 def origin(weights: dict[str, Tensor], arch: Architecture) -> Architecture:
     """The architecture that weights were trained in, if they can grow from there to `arch`.
 

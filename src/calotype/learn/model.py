@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,9 +23,9 @@ def lambda_of(arch: Architecture, level: Tensor) -> Tensor:
 
 
 def start_log_gain(arch: Architecture) -> Tensor:
-    """log(1 / step) at each knot, for the step that is optimal at high rate: sqrt(lambda 255^2 2 ln 2 / 36)."""
+    """log(1 / step) at each knot, for the step that is optimal at high rate: sqrt(lambda 255^2 ln 2 / 6c)."""
     lam = lambda_of(arch, torch.linspace(0, LEVELS - 1, arch.knots))
-    gain = (lam * 255**2 * 2 * torch.log(torch.tensor(2.0)) / 36).sqrt()
+    gain = (lam * 255**2 * math.log(2) / (6 * arch.channels)).sqrt()
     return gain.log()[:, None].repeat(1, arch.y_channels)
 
 

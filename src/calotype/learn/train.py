@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,8 @@ from calotype.learn.start import start_as_transform
 START_CROPS, GROWTH_CROPS = 256, 384
 MOST_ROLLBACKS = 8
 SLOWER = 0.5
-STATE = {"step", "rollbacks", "codec", "average", "optimisers"}
+REPORTED_EVERY = 50
+STATE = {"step", "seconds", "rollbacks", "codec", "average", "optimisers"}
 """What a checkpoint of a run holds."""
 
 
@@ -59,11 +61,16 @@ class Objective(nn.Module):
         return torch.stack([loss.mean(), bpp.mean(), mse(x, coded.x_hat).mean()])
 
 
-def rate_factor(step: int, recipe: Recipe) -> float:
-    """The learning rate over its peak: linear warm-up, then a cosine to zero."""
+def rate_factor(step: int, recipe: Recipe, seconds: float = 0.0) -> float:
+    """The learning rate over its peak: linear warm-up, then a cosine to zero, by steps or by the clock."""
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)))
+    by_steps = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, max(by_steps, _by_time(recipe, seconds)))))
+
+
+def _by_time(recipe: Recipe, seconds: float) -> float:
+    return seconds / (60 * recipe.minutes) if recipe.minutes else 0.0
 
 
 def optimisers(codec: Codec, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -117,6 +124,12 @@ class Training:
         self.average = copy.deepcopy(self.codec)
         self.peaks = [o.param_groups[0]["lr"] for o in bare]
         self.step = self.rollbacks = 0
+        self.seconds = 0.0
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is over, by steps or by the clock, 0 to 1."""
+        return min(1.0, max(self.step / self.recipe.steps, _by_time(self.recipe, self.seconds)))
 
     def advance(self, x: Tensor, level: Tensor) -> Tensor:
         """One step on a batch; returns loss, mean bpp and mean mse (3,), on the device."""
@@ -126,7 +139,7 @@ class Training:
         figures = self.objective(x, level)
         self.fabric.backward(figures[0])
         nn.utils.clip_grad_norm_(self.codec.parameters(), self.recipe.clip)
-        factor = rate_factor(self.step, self.recipe) * SLOWER**self.rollbacks
+        factor = rate_factor(self.step, self.recipe, self.seconds) * SLOWER**self.rollbacks
         for optimiser, peak in zip(self.optimisers, self.peaks, strict=True):
             optimiser.param_groups[0]["lr"] = peak * factor
             optimiser.step()
@@ -150,6 +163,7 @@ class Training:
         return copy.deepcopy(
             {
                 "step": self.step,
+                "seconds": self.seconds,
                 "rollbacks": self.rollbacks,
                 "codec": self.codec.state_dict(),
                 "average": self.average.state_dict(),
@@ -159,7 +173,7 @@ class Training:
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
-        self.step, self.rollbacks = state["step"], state["rollbacks"]
+        self.step, self.seconds, self.rollbacks = state["step"], state["seconds"], state["rollbacks"]
         self.codec.load_state_dict(state["codec"])
         self.average.load_state_dict(state["average"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
@@ -183,9 +197,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Row:
-    """Means over the steps since the last row."""
+    """Means over the steps since the last row, and how much of the run is over, 0 to 1."""
 
     step: int
+    progress: float
     loss: float
     bpp: float
     mse: float
@@ -197,7 +212,7 @@ def run(
     *,
     report: Callable[[Row], None] | None = None,
     stopped: Callable[[], bool] = lambda: False,
-    every: int = 50,
+    every: int = REPORTED_EVERY,
 ) -> None:
     """Train until the recipe's last step, or until `stopped`.
 
@@ -223,7 +238,7 @@ def run(
 def _ended(training: Training, stopped: Callable[[], bool], every: int) -> bool:
     """Whether the last step is done, or a stop was asked for; all processes agree."""
     fabric = training.fabric
-    if training.step >= training.recipe.steps:
+    if training.progress >= 1:
         return True
     if fabric.world_size == 1:
         return stopped()
@@ -235,17 +250,20 @@ def _ended(training: Training, stopped: Callable[[], bool], every: int) -> bool:
 def _rows(training: Training, ended: Callable[[], bool], every: int) -> Iterator[Row]:
     """Train; gives the means of every `every` steps, and of what is left when it has ended."""
     fabric, first = training.fabric, training.step
-    sums = torch.zeros(3, device=fabric.device)
+    sums, then = torch.zeros(3, device=fabric.device), time.monotonic()
     for x, level in training.crops.batches(first, training.recipe.steps, fabric.global_rank, fabric.world_size):
         sums += training.advance(x, level)
+        now = time.monotonic()
+        training.seconds, then = training.seconds + now - then, now
         last = ended()
         if training.step % every and not last:
             continue
         means = fabric.all_reduce(sums, reduce_op="mean")
         assert isinstance(means, Tensor)
         loss, bpp, mse = (means / (training.step - first)).tolist()
-        yield Row(training.step, loss, bpp, mse, training.rollbacks)
+        yield Row(training.step, training.progress, loss, bpp, mse, training.rollbacks)
         if last:
             return
         first = training.step
         sums.zero_()
+        then = time.monotonic()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from calotype.learn.data import padded_to
 from calotype.learn.model import Codec
 from calotype.learn.train import Row
 
@@ -34,23 +35,28 @@ class Point:
 
 
 def middle(picture: Tensor, height: int, width: int) -> Tensor:
-    """The middle of a picture (h, w, 3), of at most this size."""
+    """The middle of a picture (h, w, c), of at most this size."""
     top, left = (max(0, side - wanted) // 2 for side, wanted in zip(picture.shape, (height, width), strict=False))
     return picture[top : top + height, left : left + width]
 
 
-def as_unit(pictures: Sequence[Tensor], size_px: int = VALIDATION_PX) -> list[Tensor]:
-    """The middle of each picture (h, w, 3) as x (1, 3, h', w'), sides multiples of 64 up to `size_px`."""
+def judged(pictures: Sequence[Tensor], size_px: int = VALIDATION_PX) -> list[Tensor]:
+    """The middle of each picture (h, w, c), sides multiples of 64 up to `size_px`; smaller ones are padded to 64."""
     out: list[Tensor] = []
     for picture in pictures:
-        height, width = (min(side // 64 * 64, size_px) for side in picture.shape[:2])
-        out.append(middle(picture, height, width).permute(2, 0, 1)[None].float() / 255 - 0.5)
+        height, width = (max(64, min(side // 64 * 64, size_px)) for side in picture.shape[:2])
+        out.append(padded_to(middle(picture, height, width), height, width))
     return out
+
+
+def as_unit(pictures: Sequence[Tensor], size_px: int = VALIDATION_PX, peak: int = 255) -> list[Tensor]:
+    """What is `judged` of each picture as x (1, c, h', w') in [-0.5, 0.5]."""
+    return [p.permute(2, 0, 1)[None].float() / peak - 0.5 for p in judged(pictures, size_px)]
 
 
 @torch.no_grad()
 def curve(codec: Codec, pictures: Sequence[Tensor]) -> tuple[list[Point], Tensor]:
-    """The codec on pictures x (1, 3, h, w): rate and distortion by estimated bits, and the last picture restored."""
+    """The codec on pictures x (1, c, h, w): rate and distortion by estimated bits, and the last picture restored."""
     codec.eval()
     points: list[Point] = []
     x_hat = torch.empty(0)
@@ -87,12 +93,13 @@ class Log:
             self._board.add_scalar(name, values[name], row.step)
 
     def validation(self, step: int, points: Sequence[Point], x_hat: Tensor) -> None:
-        """A curve, and a restored picture (1, 3, h, w) in [-0.5, 0.5]."""
+        """A curve, and a restored picture (1, c, h, w) in [-0.5, 0.5], of which three channels are shown, or one."""
         self._file.write(json.dumps({"step": step, "validation": [asdict(p) for p in points]}) + "\n")
         for p in points:
             self._board.add_scalar(f"bpp/{p.level}", p.bpp, step)
             self._board.add_scalar(f"psnr_db/{p.level}", p.psnr_db, step)
-        self._board.add_image("restored", (x_hat[0] + 0.5).clamp(0, 1), step)
+        shown = x_hat[0, : 3 if x_hat.shape[1] >= 3 else 1]
+        self._board.add_image("restored", (shown + 0.5).clamp(0, 1), step)
 
     def close(self) -> None:
         """Flush everything."""

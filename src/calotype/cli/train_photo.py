@@ -1,0 +1,189 @@
+"""`calotype train FOLDER`: codecs for pictures of any size."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from calotype import datasets
+from calotype.bundle import PHOTO
+from calotype.cli import rivals
+from calotype.cli.console import STDERR, refuse_options, say, shown
+from calotype.errors import OptionError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from calotype.learn.config import Architecture, Config
+    from calotype.learn.fit import Data, Watcher
+    from calotype.learn.folder import Folder
+    from calotype.learn.train import Row
+    from calotype.learn.watch import Point
+
+HYPERPRIOR = "hyperprior"
+"""The photo codec's architecture for small images: of the small scale, and from nothing unless told otherwise."""
+NONE = "none"
+MINUTES = 20.0
+MOST_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for.
+
+    Attributes:
+        sources: Folders, patterns and files; or a data set, with `arch` hyperprior.
+        changes: Of the recipe: steps, minutes, batch, seed, as far as they were given.
+    """
+
+    sources: list[Path]
+    out: Path
+    run: Path
+    arch: str
+    recipe: str | None
+    start: str | None
+    scale: str | None
+    lossless: list[Path]
+    validation: list[Path]
+    changes: dict[str, Any]
+    device: str
+    data_folder: Path | None
+    size_px: int | None
+
+
+def train_photo(wish: Wish) -> None:
+    """Train a codec with a bar, and write it with its card."""
+    from calotype.learn import fit
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    plan, start, found = _plan(wish)
+    fabric = fit.make_fabric(wish.device, plan.recipe.batch)
+    data = _data(wish, plan, found, fabric)
+    columns = (TextColumn("training"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    quiet = not (STDERR.is_terminal and fabric.is_global_zero)
+    shown_columns = (*columns, TextColumn("{task.fields[now]}"))
+    with Progress(*shown_columns, console=STDERR, disable=quiet, speed_estimate_period=600) as progress:
+        watcher = _watcher(progress) if fabric.is_global_zero else None
+        finished = fit.fit(plan, data, wish.run, fabric, start, watcher)
+    if not fabric.is_global_zero:
+        return
+    if not finished:
+        say(f"calotype: stopped; {shown(wish.run)} holds the run, and the same command goes on with it")
+        raise typer.Exit(130)
+    fit.to_bundle(wish.run, data, wish.out, start, fabric.device)
+    typer.echo(f"{shown(wish.out)}: {wish.out.stat().st_size} bytes")
+
+
+def _plan(wish: Wish) -> tuple[Config, str | None, Folder | None]:
+    """The run, what it starts from, and the folder as it was found, unless there is none or a recipe says all."""
+    from calotype.learn import config, folder
+    from calotype.learn.data import find_pictures
+
+    start = None if wish.start == NONE else wish.start
+    if wish.recipe is not None:
+        refuse_options("--recipe", {"scale": wish.scale})
+        plan = config.read(wish.recipe)
+        return replace(plan, recipe=replace(plan.recipe, **wish.changes)), start, None
+    is_set = str(wish.sources[0]) in datasets.NAMES
+    found = _data_set(wish) if is_set else folder.inspect(find_pictures(wish.sources))
+    if wish.arch == PHOTO and wish.start is None and wish.scale is None and found.form.channels in (1, 3):
+        start = PHOTO
+    if start is not None:
+        refuse_options(f"--from {start}", {"scale": wish.scale})
+    scale = wish.scale or (folder.SMALL if wish.arch == HYPERPRIOR else folder.BASE)
+    plan = folder.plan(found, MINUTES, scale, None if start is None else _architecture(start))
+    length = {"minutes": 0.0} if "steps" in wish.changes and "minutes" not in wish.changes else {}
+    recipe = replace(plan.recipe, **length, **wish.changes)
+    if recipe.minutes and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise OptionError("several processes share no clock: say with --steps how long they train")
+    _say_found(found, recipe.crop_px, recipe.batch, start or "the principal components of the pictures")
+    about = f"Trained on {found}; from {start or 'nothing'}."
+    card = plan.card | {"name": wish.out.stem, "description": about}
+    return replace(plan, recipe=recipe, card=card), start, found
+
+
+def _architecture(start: str) -> Architecture:
+    """The sizes of a model; of weights alone, those of the photo codec."""
+    from calotype import library
+    from calotype.learn.config import Architecture
+    from calotype.learn.restore import codec_of
+
+    return Architecture() if start.endswith(".pt") else codec_of(library.find(start)).arch
+
+
+def _data(wish: Wish, plan: Config, found: Folder | None, fabric: Fabric) -> Data:
+    from calotype.learn.data import find_pictures
+    from calotype.learn.fit import Data
+    from calotype.learn.samples import Form
+
+    if str(wish.sources[0]) in datasets.NAMES:
+        whole = datasets.load(wish.sources[0], wish.data_folder, wish.size_px)
+        return Data.of(list(whole.train.images), list(whole.validation.images), fabric.device)
+    paths = find_pictures(wish.sources) if found is None else found.paths
+    form = Form(plan.architecture.channels) if found is None else found.form
+    least_px = 1 if wish.arch == HYPERPRIOR else plan.recipe.crop_px
+    return Data.find(paths, wish.lossless, wish.validation, least_px, fabric.device, form)
+
+
+def _data_set(wish: Wish) -> Folder:
+    from calotype.learn.folder import Folder
+    from calotype.learn.samples import Form
+
+    images = datasets.load(wish.sources[0], wish.data_folder, wish.size_px).train.images
+    return Folder(
+        [Path(wish.sources[0])] * len(images), [], [images.shape[1:3]] * len(images), Form(images.shape[3]), {}
+    )
+
+
+def _say_found(found: Folder, crop_px: int, batch: int, start: str) -> None:
+    say(f"calotype: {found}")
+    _say_skipped(found.unreadable)
+    say(f"calotype: a model of {found.form.channels} channels from {start}; {batch} crops of {crop_px} pixels a step")
+
+
+def _say_skipped(skipped: Mapping[Path, str]) -> None:
+    for path, reason in list(skipped.items())[:MOST_NAMED]:
+        say(f"calotype: skipped {shown(path)}: {reason}")
+    if len(skipped) > MOST_NAMED:
+        say(f"calotype: skipped {len(skipped)} files in all")
+
+
+def _watcher(progress: Progress) -> Watcher:
+    from calotype.learn.fit import Watcher
+    from calotype.learn.watch import judged
+
+    task = progress.add_task("training", total=1.0, now="")
+    others: dict[str, list[rivals.Rate]] = {}
+    compared, area_px = "", 1.0
+
+    def begun(data: Data, done: float) -> None:
+        nonlocal area_px
+        held = "held in memory" if data.train.held is not None else "read when drawn"
+        say(f"calotype: {len(data.train)} pictures to learn from, {held}; {len(data.validation)} to judge by")
+        _say_skipped(data.skipped)
+        pictures = [picture.numpy() for picture in judged(list(data.validation))]
+        area_px = sum(picture[..., 0].size for picture in pictures) / len(pictures)
+        others.update(rivals.measured(pictures))
+        if done:
+            say(f"calotype: goes on where it was, {done:.0%} done")
+        progress.update(task, completed=done)
+
+    def row(row: Row) -> None:
+        lowered = f", learning rate halved {row.rollbacks}x" if row.rollbacks else ""
+        progress.update(task, completed=row.progress, now=f"step {row.step}, loss {row.loss:.3f}{lowered}{compared}")
+
+    def curve(step: int, points: list[Point]) -> None:
+        nonlocal compared
+        ours = [(p.bpp + 8 * rivals.FILE_BYTES / area_px, p.psnr_db) for p in points]
+        said = rivals.against(others, ours)
+        compared = f"; {said}" if said else ""
+        say(f"calotype: step {step}: " + ", ".join(f"{db:.2f} dB at {bpp:.3f} bpp" for bpp, db in ours) + compared)
+
+    return Watcher(begun, row, curve)
