@@ -19,7 +19,7 @@ from calotype.bench.measure import Cache, Job, jobs_of, measure_all, thinned
 from calotype.bench.results import Results, read_published
 from calotype.bench.summary import bd_tables
 from calotype.cli import app
-from calotype.errors import InputError, OptionError
+from calotype.errors import InputError, ModelNotFound, OptionError
 
 FAMILIES_RUN = "calotype,jpeg,png"
 POINTS = 2 * (4 * 3 + 3 * 3 + 1)
@@ -281,3 +281,14 @@ def test_published_curves_join_the_tables(finished: tuple[run.Plan, Results], tm
     ours = next(row for row in table.rows if row.codec == "JPEG")
     assert ours.bd_rate[0] == pytest.approx(0, abs=1e-9)
     assert ours.bd_rate[1] is not None
+
+
+def test_models_are_compared_and_are_anchors(folder: Path, tmp_path: Path) -> None:
+    codecs = run.choose("webp", slowest=False, models=["photo"])
+    results = run_plan(plan_of(folder, tmp_path, codecs=codecs[:1] + codecs[-1:], workers=1))
+    assert [codec.name for codec in results.codecs] == ["WebP", "photo"]
+    table = bd_tables(results)["psnr_db"]
+    assert table.anchors == ("WebP", "photo")
+    assert table.rows[1].bd_rate[1] == 0
+    with pytest.raises(ModelNotFound):
+        run.choose("webp", slowest=False, models=["nowhere"])

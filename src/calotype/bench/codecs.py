@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +19,12 @@ from typing import Any
 from PIL import Image, features
 
 import calotype
+from calotype import library
 from calotype.bench import classic
+from calotype.codec import DEFAULT_EFFORT, level_of, runtime_of
+from calotype.encoder import PictureCoder
+from calotype.errors import OptionError
+from calotype.pixels import from_image
 
 Encode = Callable[[Image.Image, float], bytes]
 """A picture and a quality 0-100 to a whole file."""
@@ -205,6 +210,35 @@ FAMILIES: dict[str, tuple[Codec, ...]] = {
 """What `--codecs` names, and the codecs that it stands for."""
 
 CODECS: dict[str, Codec] = {codec.name: codec for family in FAMILIES.values() for codec in family}
+
+
+@lru_cache
+def codec_named(name: str) -> Codec:
+    """A codec of CODECS, or one's own: a model by its name or file. That one never falls back on lossless coding.
+
+    Raises:
+        ModelError: If there is neither, or the model is not for pictures of any size.
+        OptionError: If the model is neither for grey nor for colour.
+    """
+    if name in CODECS:
+        return CODECS[name]
+    model = library.find(name)
+    if model.manifest.channels not in (1, 3):
+        raise OptionError(f"--model {name} codes {model.manifest.channels} channels; what it is compared with, 1 or 3")
+
+    def encode(image: Image.Image, quality: float) -> bytes:
+        return PictureCoder.of(from_image(image), runtime_of(model), DEFAULT_EFFORT).at_level(level_of(quality))
+
+    def decode_as_rgb(data: bytes) -> Image.Image:
+        return calotype.decode(data, model=model).convert("RGB")
+
+    def version() -> str:
+        return f"{_calotype_version()}, model {model.id.hex()}"
+
+    return _ours(
+        name, ".calo", encode, version=version, decode=decode_as_rgb, settings="effort 2, never stored losslessly"
+    )
+
 
 PEERS = (AVIF, AVIF_PSNR, WEBP_SLOWEST, JPEG_OPTIMISED)
 """The codecs of the demo; WebP's files from quality 0 to 1 alone grow by a third, hence its finer steps."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from calotype.bench.codecs import CODECS, Codec, quality_at_size
+from calotype.bench.codecs import Codec, codec_named, quality_at_size
 from calotype.bench.measure import Cache, digest, read_rgb
 from calotype.bench.metrics import psnr_db
 from calotype.bench.report import Exhibit, Version
@@ -24,7 +24,7 @@ SHOWN_PX = 1024
 def exhibits(results: Results, pictures: Sequence[Path], folder: Path, cache: Cache) -> list[Exhibit]:
     """A few pictures of a run, their files kept in `folder`."""
     folder.mkdir(exist_ok=True)
-    lossy = [CODECS[info.name] for info in results.codecs if not info.lossless]
+    lossy = [codec_named(info.name) for info in results.codecs if not info.lossless]
     step = max(1, len(pictures) // PICTURES)
     return [_exhibit(path, lossy, folder, cache) for path in pictures[::step][:PICTURES]]
 

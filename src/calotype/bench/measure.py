@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from calotype.bench import metrics
-from calotype.bench.codecs import CODECS, Codec
+from calotype.bench.codecs import Codec, codec_named
 from calotype.bench.results import Point
 from calotype.errors import CalotypeError, InputError
 
@@ -107,7 +107,7 @@ def measure(job: Job) -> Point:
     Raises:
         InputError: The picture cannot be read, or the codec cannot hold it.
     """
-    image, codec = read_rgb(job.picture), CODECS[job.codec]
+    image, codec = read_rgb(job.picture), codec_named(job.codec)
     try:
         data = codec.encode(image, job.quality)
         a, b = np.asarray(image), np.asarray(codec.decode(data))
@@ -150,11 +150,11 @@ def thinned(qualities: Sequence[float], most: int | None) -> Sequence[float]:
 
 def measure_all(jobs: Sequence[Job], cache: Cache, workers: int) -> Iterator[Point]:
     """The points of all jobs, as they come: those from the cache first."""
-    versions = {name: CODECS[name].version() for name in {job.codec for job in jobs}}
+    versions = {name: codec_named(name).version() for name in {job.codec for job in jobs}}
     contents = {path: content(path) for path in {job.picture for job in jobs}}
 
     def key(job: Job) -> str:
-        codec = CODECS[job.codec]
+        codec = codec_named(job.codec)
         return digest(METRICS, contents[job.picture], codec.name, codec.settings, versions[job.codec], job.quality)
 
     missing: defaultdict[str, list[Job]] = defaultdict(list)

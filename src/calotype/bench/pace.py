@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from calotype.bench.codecs import CODECS, Codec
+from calotype.bench.codecs import Codec, codec_named
 from calotype.bench.measure import read_rgb
 from calotype.bench.results import Results, Timing
 from calotype.bench.timing import medians_ms
@@ -25,7 +25,7 @@ RATE_BPP = 0.7
 
 def timings(results: Results, pictures: Sequence[Path]) -> list[Timing]:
     """Every codec of a run on its first pictures; in turn, so that a busy moment of the machine meets them all."""
-    codecs = [CODECS[info.name] for info in results.codecs]
+    codecs = [codec_named(info.name) for info in results.codecs]
     chosen = qualities(results)
     encode_ms: list[list[float]] = []
     decode_ms: list[list[float]] = []
@@ -108,8 +108,8 @@ def _own_peak_mb() -> float | None:
 
 def _main(verb: str, codec: str, quality: str, picture: str, file: str) -> None:
     work: dict[str, Callable[[], object]] = {
-        "encode": lambda: Path(file).write_bytes(CODECS[codec].encode(read_rgb(Path(picture)), float(quality))),
-        "decode": lambda: CODECS[codec].decode(Path(file).read_bytes()),
+        "encode": lambda: Path(file).write_bytes(codec_named(codec).encode(read_rgb(Path(picture)), float(quality))),
+        "decode": lambda: codec_named(codec).decode(Path(file).read_bytes()),
     }
     work[verb]()
     print(json.dumps(_own_peak_mb()))

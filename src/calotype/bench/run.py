@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from calotype.bench import exhibits, markdown, pace, plots, summary
-from calotype.bench.codecs import FAMILIES, Codec
+from calotype.bench.codecs import FAMILIES, Codec, codec_named
 from calotype.bench.measure import Cache, content, digest, jobs_of, measure_all
 from calotype.bench.report import report
 from calotype.bench.results import CodecInfo, Point, Results, Timing, read_published
@@ -44,8 +44,8 @@ class Plan:
     command: str = "calotype bench"
 
 
-def choose(names: str, *, slowest: bool) -> tuple[Codec, ...]:
-    """The codecs that a comma-separated list of families names.
+def choose(names: str, *, slowest: bool, models: Sequence[str] = ()) -> tuple[Codec, ...]:
+    """The codecs that a comma-separated list of families names, and models by their names or files.
 
     Raises:
         OptionError: A name is not known.
@@ -54,7 +54,8 @@ def choose(names: str, *, slowest: bool) -> tuple[Codec, ...]:
     for name in families:
         if name not in FAMILIES:
             raise OptionError(f"--codecs {name!r} is not one of {', '.join(FAMILIES)}")
-    return tuple(codec for name in dict.fromkeys(families) for codec in FAMILIES[name] if slowest or not codec.slow)
+    chosen = [codec for name in dict.fromkeys(families) for codec in FAMILIES[name] if slowest or not codec.slow]
+    return (*chosen, *map(codec_named, dict.fromkeys(models)))
 
 
 def find_pictures(paths: Sequence[Path]) -> tuple[Path, ...]:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from calotype.bench.bd_rate import Curve, bd_psnr, bd_rate
+from calotype.bench.codecs import CODECS
 from calotype.bench.results import METRICS, Results
 
-ANCHORS = ("JPEG", "WebP", "AVIF", "AVIF (PSNR)")
+ANCHORS = ("JPEG", "WebP", "AVIF", "AVIF (PSNR)", "AVIF (slowest)")
 PUBLISHED_ANCHORS = ("WebP", "BPG-444-x265", "AV1-libaom-444", "VTM-9.1", "VTM-18.0")
 
 
@@ -48,7 +49,8 @@ def bd_table(results: Results, metric: str) -> BdTable:
     """Every codec of a run, and every published curve, against the anchors that are there."""
     measured = {curve.name: curve for curve in curves(results, metric)}
     published = {published_name(p.name): p.curve for p in results.published if p.metric == metric}
-    wanted = [*ANCHORS, *map(published_name, PUBLISHED_ANCHORS)]
+    models = [codec.name for codec in results.codecs if codec.name not in CODECS]
+    wanted = [*ANCHORS, *models, *map(published_name, PUBLISHED_ANCHORS)]
     every = measured | published
     anchors = [name for name in wanted if name in every]
 

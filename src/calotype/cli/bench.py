@@ -39,7 +39,8 @@ def bench(
     ] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Processes; 0 for one a core.")] = 0,
     model: Annotated[
-        list[str] | None, typer.Option("-m", "--model", help="Of a data set: a model of small images; again for more.")
+        list[str] | None,
+        typer.Option("-m", "--model", help="Another model to compare; again for more."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Of a data set: folder with its IDX files.")] = None,
 ) -> None:
@@ -60,8 +61,8 @@ def bench(
         refuse_options(f"the data set {images[0]}", ignored)
         bench_small(images, out, model or [], data)
         return
-    if model or data is not None:
-        raise OptionError(f"--model and --data go with a data set: {', '.join(datasets.NAMES)}")
+    if data is not None:
+        raise OptionError(f"--data goes with a data set: {', '.join(datasets.NAMES)}")
     if quick and reference is not None:
         raise OptionError("--quick takes a few pictures, and --reference holds for all of them: leave one out")
     if reference is not None and not reference.is_dir():
@@ -69,12 +70,12 @@ def bench(
     pictures = run.find_pictures(images)
     plan = run.Plan(
         pictures[: run.QUICK_PICTURES] if quick else pictures,
-        run.choose(codecs, slowest=slowest),
+        run.choose(codecs, slowest=slowest, models=model or []),
         out,
         reference,
         run.QUICK_QUALITIES if quick else None,
         jobs or os.cpu_count() or 1,
-        _command(images, out, codecs, reference, {"--quick": quick, "--slowest": slowest}),
+        _command(images, out, codecs, reference, model or [], {"--quick": quick, "--slowest": slowest}),
     )
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=STDERR, disable=not STDERR.is_terminal) as progress:
@@ -84,9 +85,12 @@ def bench(
     typer.echo(f"report: {out / 'report.html'}")
 
 
-def _command(images: list[Path], out: Path, codecs: str, reference: Path | None, flags: dict[str, bool]) -> str:
+def _command(
+    images: list[Path], out: Path, codecs: str, reference: Path | None, models: list[str], flags: dict[str, bool]
+) -> str:
     """The command line for a page that others read: folders go by their names alone."""
     words = ["calotype", "bench", *(path.resolve().name for path in images), "--codecs", codecs]
+    words += [word for model in models for word in ("--model", Path(model).name)]
     if reference is not None:
         words += ["--reference", "/".join(reference.resolve().parts[-2:])]
     return shlex.join([*words, *(flag for flag, given in flags.items() if given), "--out", out.name])
