@@ -163,7 +163,7 @@ def _watcher(progress: Progress) -> Watcher:
     others: dict[str, list[rivals.Rate]] = {}
     compared, area_px = "", 1.0
 
-    def begun(data: Data, done: float) -> None:
+    def begun(data: Data, step: int, done: float) -> None:
         nonlocal area_px
         held = "held in memory" if data.train.held is not None else "read when drawn"
         say(f"calotype: {len(data.train)} pictures to learn from, {held}; {len(data.validation)} to judge by")
@@ -171,8 +171,8 @@ def _watcher(progress: Progress) -> Watcher:
         pictures = [picture.numpy() for picture in judged(list(data.validation))]
         area_px = sum(picture[..., 0].size for picture in pictures) / len(pictures)
         others.update(rivals.measured(pictures))
-        if done:
-            say(f"calotype: goes on where it was, {done:.0%} done")
+        if step:
+            say(f"calotype: goes on at step {step}, {done:.0%} done")
         progress.update(task, completed=done)
 
     def row(row: Row) -> None:

@@ -163,9 +163,9 @@ def _check_same(folder: Path, wanted: Config) -> None:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Told of what happens, to show it: the data and how much is done, means of some steps, curves."""
+    """Told of what happens, to show it: the data, the first step and how much is done; means of some steps; curves."""
 
-    begun: Callable[[Data, float], None]
+    begun: Callable[[Data, int, float], None]
     row: Callable[[Row], None]
     curve: Callable[[int, list[Point]], None]
 
@@ -217,7 +217,7 @@ def _run(training: Training, data: Data, folder: Path, told: Callable[[], bool],
     if watcher is None:
         run(training, stopped=told)
         return
-    watcher.begun(data, training.progress)
+    watcher.begun(data, training.step, training.progress)
     pictures = [x.to(fabric.device) for x in as_unit(list(data.validation), peak=data.validation.form.peak)]
     log = Log(folder)
     before = training.progress

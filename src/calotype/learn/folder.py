@@ -27,7 +27,7 @@ SIZES = {
         y_channels=192, z_channels=48, width=96, blocks=3, prior_width=96, context_steps=2, context_blocks=1
     ),
 }
-FROM_MODEL = Recipe(muon_rate=2e-3, adamw_rate=1e-3, warmup=20)
+FROM_MODEL = Recipe(muon_rate=7e-4, adamw_rate=3e-4, warmup=20)
 FROM_NONE = Recipe(muon_rate=5e-3, adamw_rate=2e-3, warmup=50)
 
 
