@@ -103,7 +103,7 @@ class Archive(Closable):
         return self._vessel.totals.images
 
     def __getitem__(self, which: str | int) -> Image.Image:
-        return self.image(self.entries[which] if isinstance(which, int) else which)
+        return self.image(which if isinstance(which, str) else self.entries[which])
 
     @property
     def items(self) -> list[Item]:
@@ -183,7 +183,7 @@ class Archive(Closable):
         model, decoded = self._decoded(entry.item)
         if not isinstance(model, TextbookModel):
             raise InputError(f"{entry.name} is coded with bits back: its latents are chosen by chance and not kept")
-        return decoded[entry.place].astype(np.float32, copy=False)
+        return decoded[entry.place].astype(np.float32)
 
     def _picture(self, item: Item) -> Image.Image:
         data, model = self._file(item)
