@@ -26,7 +26,7 @@ CROP_PX = 512
 """Of larger pictures the middle is coded."""
 TOP_QUALITY = 99
 """100 is another, lossless mode of some codecs."""
-GAIN = (0.05, 0.33)
+GAIN = (0.05, 0.25)
 """Share of photo's bits that a model trained from `photo` saved: least and most of three domains (docs/tutorial.md)."""
 MODEL_BYTES = 9_900_000
 """Of such a model."""
