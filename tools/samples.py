@@ -2,7 +2,8 @@
 
     python tools/samples.py mnist conv-vae.calomodel vae-gan.calomodel
 
-Three numbers for as many samples as there are test images, and for the test images restored at the finest step:
+Three numbers for as many samples as there are test images, drawn from the coder's tables and, of a VAE, from its prior;
+and for the test images restored at the finest step:
 
 - sharpness: the variance of the Laplacian, the mean over images;
 - confidence: the largest probability that a classifier gives any class, the mean over images;
@@ -20,15 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from scipy.ndimage import laplace
 from sklearn.neural_network import MLPClassifier
 
 from calotype import datasets, library
 from calotype.datasets import Dataset, Images, Split
+from calotype.learn.textbook.config import CONV_VAE, DENSE_VAE, VAE_GAN
 from calotype.markdown import table
 from calotype.textbook.chunk import pack_images, unpack_images
-from calotype.textbook.model import Model, bundle_of
+from calotype.textbook.model import DECODER, Model, bundle_of
 from calotype.textbook.sample import sample
 
 HIDDEN, SEED = 128, 1
@@ -84,14 +88,25 @@ def _features(classifier: MLPClassifier, images: Images) -> Floats:
     return np.maximum(_flat(images) @ classifier.coefs_[0] + classifier.intercepts_[0], 0)
 
 
+def from_prior(model: Model, count: int) -> Images:
+    """Images of latents that are drawn from a standard Gaussian, as a critic saw them, not from the model's tables."""
+    graph = onnx.load_from_string(model.bundle.members[DECODER]).graph
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    backward, centre = (stored[name] for name in graph.node[0].input[1:])
+    z = np.random.default_rng(SEED).standard_normal((count, len(centre)))
+    return model.synthesise(np.linalg.solve(backward.T, (z - centre).T).T.astype(np.float32))
+
+
 def rows(data: Dataset, models: list[str], judge: Judge) -> Iterator[tuple[str, str, str, str]]:
-    """The test images, then samples and reconstructions of each model."""
+    """The test images, then samples and reconstructions of each model, and of a VAE samples of its prior."""
     test = data.test.images
     yield judge.row("test images", test)
     for name in models:
         model = Model(bundle_of(library.find_any(name)))
         title, restored = model.bundle.name, unpack_images(model, pack_images(model, test, FINEST), len(test))
         yield judge.row(f"{title}, samples", sample(model, len(test)))
+        if model.bundle.card["architecture"]["arch"] in (DENSE_VAE, CONV_VAE, VAE_GAN):
+            yield judge.row(f"{title}, samples of the prior", from_prior(model, len(test)))
         yield judge.row(f"{title}, test images restored", restored)
 
 
