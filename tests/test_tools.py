@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,21 @@ def test_soak_tells_growth_from_noise(small_photo: Image.Image) -> None:
     assert soak["slope"](growing) > soak["MOST_BYTES_A_PICTURE"]
     for number in (4, 9):  # learned and lossless, each damaged afterwards
         soak["once"](soak["crop"]([small_photo.resize((240, 240))], rng), number, rng)
+
+
+def test_draws_of_the_prior_are_what_the_decoder_makes_of_them(tmp_path: Path) -> None:
+    import torch
+
+    from calotype import datasets, library
+    from calotype.learn.textbook import config, export, nets
+    from calotype.textbook.model import Model, bundle_of
+
+    plan = replace(config.usual("conv-vae"), architecture=config.Architecture("conv-vae", 6, 16, (8, 8, 1)))
+    net, images = nets.model_of(plan.architecture, plan.recipe), np.array(datasets.load("digits").train.images[:200])
+    export.export(net, plan, images, images, tmp_path / "m.calomodel")
+    tool = runpy.run_path(str(TOOLS / "samples.py"))
+    made = tool["from_prior"](Model(bundle_of(library.find_any(tmp_path / "m.calomodel"))), 20)
+    z = torch.from_numpy(np.random.default_rng(tool["SEED"]).standard_normal((20, 6))).float()
+    with torch.no_grad():
+        wanted = net.decoder(z)[:, 0].numpy() * 255
+    assert np.abs(made[..., 0] - wanted).max() < 2
