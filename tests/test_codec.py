@@ -105,21 +105,6 @@ def test_extreme_shapes(photo: Image.Image, size: tuple[int, int]) -> None:
     assert psnr_db(picture, decoded) > 24
 
 
-def test_tiles_and_windows_leave_no_seam(photo: Image.Image) -> None:
-    """A picture larger than a window, against the same synthesis in one piece."""
-    from calotype.codec import runtime_of
-    from calotype.library import find
-
-    runtime = runtime_of(find("photo"))
-    x = calotype.pixels.to_unit(np.tile(np.asarray(photo), (1, 3, 1)))[:, :256]
-    whole = {"level": np.array([128], np.int64)}
-    y_hat = np.rint(runtime.analyse(x, 128))
-    np.testing.assert_allclose(y_hat, np.rint(runtime.run("g_a.onnx", x=x[None], **whole)[0][0]), atol=1)
-    assert np.mean(y_hat != np.rint(runtime.run("g_a.onnx", x=x[None], **whole)[0][0])) < 1e-3
-    one_piece = runtime.run("g_s.onnx", y=y_hat[None], **whole)[0][0]
-    np.testing.assert_allclose(runtime.synthesise(y_hat, 128), one_piece, atol=1e-3)
-
-
 def test_preview_resembles_the_picture(photo: Image.Image) -> None:
     from calotype.codec import runtime_of
     from calotype.library import find

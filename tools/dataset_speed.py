@@ -20,9 +20,8 @@ import torch
 from PIL import Image
 from torch.utils import data as torch_data
 
-from calotype import library
+from calotype import library, threads
 from calotype.dataset import Dataset
-from calotype.runtime import limit_threads
 
 
 class Files(torch_data.Dataset[torch.Tensor]):
@@ -72,7 +71,7 @@ def main() -> None:
     parser.add_argument("--model", help="name or path; `photo` if not given")
     parser.add_argument("--quality", default="60", help="of calotype (%(default)s)")
     args = parser.parse_args()
-    limit_threads(1)
+    threads.limit(1)
     torch.set_num_threads(1)
     model = None if args.model is None else library.find_any(args.model)
     images = {path.stem: Image.open(path) for path in sorted(args.folder.iterdir())}

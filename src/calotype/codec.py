@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -17,10 +18,10 @@ from PIL import Image
 from calotype import container, library, pixels
 from calotype.bundle import Bundle, ModelFile, photo
 from calotype.container import SRGB, TOP_LEVEL, Container, Header, Metadata
-from calotype.decoder import develop, tile_latents
+from calotype.decoder import View, parts_of, tile_latents, tiles_of, view_of
 from calotype.encoder import PictureCoder, encode_lossless, or_lossless
 from calotype.errors import InputError, ModelNotFound, OptionError, UnsupportedFile
-from calotype.pixels import Picture, Samples
+from calotype.pixels import Part, Picture, Samples
 from calotype.prior import Latents
 from calotype.rate import Coder, reaching_psnr, within_size
 from calotype.runtime import Runtime
@@ -35,6 +36,8 @@ EFFORTS = range(1, 10)
 RATES = {"quality": (0, 100), "bpp": (1e-4, 1e3), "size": (1, 1 << 40), "psnr": (1, 200)}
 
 Images = Image.Image | NDArray[np.generic]
+Region = tuple[int, int, int, int]
+"""A rectangle of a picture: x, y, width, height, in pixels."""
 Models = ModelFile | str | Path | None
 """A model, its name or its path; None for the default one."""
 
@@ -211,35 +214,79 @@ def _for_head(whole: Container, head: int) -> Container:
     return replace(whole, header=replace(whole.header, coding=replace(whole.header.coding, head=head)))
 
 
-def _decode(data: bytes, max_pixels: int | None, model: Models, head: str | None = None) -> Picture:
-    whole = container.unpack(data, max_pixels)
+@dataclass(frozen=True)
+class _Shown:
+    """What is shown of a file: its metadata, its height and width, and its samples in parts."""
+
+    metadata: dict[Metadata, bytes]
+    size_px: tuple[int, int]
+    parts: Iterator[Part]
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What a caller of `decode` asks for."""
+
+    region: Region | None
+    preview: int | None
+    max_pixels: int | None
+    model: Models
+    head: str | None
+
+    def view(self, header: Header) -> View:
+        """What of the picture is shown."""
+        return view_of(header, self.region, self.preview, self.max_pixels)
+
+
+def _show(data: bytes | memoryview, wish: _Wish) -> _Shown:
+    whole = container.unpack(data, wanted=lambda header: tiles_of(header, wish.view(header)))
     if whole.header.cicp != SRGB and Metadata.ICC not in whole.metadata:
         warnings.warn(f"colour is CICP {whole.header.cicp}, not sRGB, and not converted", stacklevel=3)
+    view = wish.view(whole.header)
     if whole.header.coding is None:
-        return develop(whole, None)
-    found = _bundle_for(whole.header, model)
-    if head is not None:
-        whole = _for_head(whole, _head_named(found, head))
+        return _Shown(whole.metadata, view.size_px, parts_of(whole, None, view))
+    found = _bundle_for(whole.header, wish.model)
+    if wish.head is not None:
+        whole = _for_head(whole, _head_named(found, wish.head))
     if isinstance(found, TextbookBundle):
-        return textbook.develop(whole, small_model_of(found))
-    return develop(whole, runtime_of(photo(found)))
+        samples = textbook.develop(whole, small_model_of(found)).samples[view.box.slices()]
+        return _Shown(whole.metadata, view.size_px, iter([Part(0, 0, pixels.reduced(samples, view.scale))]))
+    return _Shown(whole.metadata, view.size_px, parts_of(whole, runtime_of(photo(found)), view))
 
 
 def decode_array(
-    data: bytes, *, max_pixels: int | None = MAX_PIXELS, model: Models = None, head: str | None = None
+    data: bytes | memoryview,
+    *,
+    region: Region | None = None,
+    preview: int | None = None,
+    max_pixels: int | None = MAX_PIXELS,
+    model: Models = None,
+    head: str | None = None,
 ) -> Samples:
     """Decode `.calo` bytes to an array (h, w) or (h, w, c), uint8 or uint16, alpha last. Arguments as of `decode`."""
-    return pixels.to_array(_decode(data, max_pixels, model, head))
+    shown = _show(data, _Wish(region, preview, max_pixels, model, head))
+    array = pixels.join(shown.parts, *shown.size_px)
+    return array[:, :, 0] if array.shape[2] == 1 else array
 
 
 def decode(
-    data: bytes, *, max_pixels: int | None = MAX_PIXELS, model: Models = None, head: str | None = None
+    data: bytes | memoryview,
+    *,
+    region: Region | None = None,
+    preview: int | None = None,
+    max_pixels: int | None = MAX_PIXELS,
+    model: Models = None,
+    head: str | None = None,
 ) -> Image.Image:
     """Decode `.calo` bytes to a PIL image, with `exif`, `icc_profile` and `xmp` in its `info`.
 
     Args:
-        data: A whole file.
-        max_pixels: Refuse pictures of more pixels; None for no limit.
+        data: A whole file. Of a memory map (`memoryview(mmap.mmap(...))`), a region reads only what it needs.
+        region: Decode only this rectangle (x, y, width, height) of the picture, as it is stored: orientation in EXIF
+            is not applied. Time and memory are those of the tiles under it and under 64 pixels around it.
+        preview: Decode at 1/2, 1/4, ... 1/64 of the size: each sample is the mean of a square of n by n. From 16 on
+            the model makes it from the latents, at half the time of the picture and without its details.
+        max_pixels: Refuse pictures, or regions, of more pixels; None for no limit.
         model: Name or path of the model that the file names, or the model itself; found by its id if not given.
         head: Which synthesis to use; that which the file was made for if not given.
 
@@ -247,8 +294,16 @@ def decode(
         FormatError: If the bytes are not a sound `.calo` file, or over the limit.
         InexactRuntime: If this machine's runtime does not compute the prior exactly.
         ModelNotFound: If the file's model is not installed.
+        OptionError: If the picture has no such region, or region and preview are given.
     """
-    return pixels.to_image(_decode(data, max_pixels, model, head))
+    if (channels := container.unpack_header(data).channels) not in (1, 3):
+        raise UnsupportedFile(
+            f"Pillow holds 1 or 3 channels, not {channels}; decode_array, and files of .npy and .tif, hold them"
+        )
+    shown = _show(data, _Wish(region, preview, max_pixels, model, head))
+    image = pixels.join_image(shown.parts, *shown.size_px)
+    image.info.update(pixels.metadata_info(shown.metadata))
+    return image
 
 
 def latents(image_or_data: Images | bytes, *, quality: float = DEFAULT_QUALITY, model: Models = None) -> list[Latents]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -89,7 +89,13 @@ class Header:
 
 @dataclass(frozen=True)
 class Container:
-    """A file taken apart. Every chunk's checksum held; payloads are views into the file's bytes."""
+    """A file taken apart. The checksum of every chunk in it held; payloads are views into the file's bytes.
+
+    Attributes:
+        header: What the file says of its picture.
+        metadata: Metadata, inflated.
+        tiles: Payloads in raster order; those of tiles that were not asked for are empty.
+    """
 
     header: Header
     metadata: dict[Metadata, bytes]
@@ -232,6 +238,11 @@ class _ChunkReader:
         self._ordinal += 1
         return _Chunk(kind, payload, reader.at - start)
 
+    def skip(self, size_bytes: int) -> None:
+        """Leave the next chunk, of a known size, unread."""
+        self.reader.take(size_bytes, f"chunk {self._ordinal}")
+        self._ordinal += 1
+
 
 def _take_metadata(chunks: _ChunkReader) -> tuple[dict[Metadata, bytes], _Chunk]:
     """The ancillary chunks, and the first chunk after them."""
@@ -267,12 +278,17 @@ def _expect(chunk: _Chunk, wanted: int, what: str) -> None:
     raise DamagedFile(f"a chunk of type {chunk.type:#04x} stands where {what} should be")
 
 
-def unpack(data: bytes | memoryview, max_pixels: int | None = None) -> Container:
-    """Take a file apart, checking every byte of it.
+def unpack(
+    data: bytes | memoryview,
+    max_pixels: int | None = None,
+    wanted: Callable[[Header], Collection[int]] | None = None,
+) -> Container:
+    """Take a file apart, checking every byte of it that is used.
 
     Args:
         data: A whole file.
         max_pixels: Refuse pictures of more pixels than this.
+        wanted: Which tiles of the picture to read, by number in raster order; all if not given. Others are left unread.
 
     Raises:
         FormatError: If any rule of the format is broken.
@@ -284,19 +300,30 @@ def unpack(data: bytes | memoryview, max_pixels: int | None = None) -> Container
         raise LimitExceeded(f"{header.width}x{header.height} is {pixels} pixels, over the limit of {max_pixels}")
     if count * LEAST_TILE_BYTES > reader.left:
         raise DamagedFile(f"{count} tiles cannot stand in the {reader.left} bytes left: the file is cut")
+    chosen = range(count) if wanted is None else wanted(header)
     chunks = _ChunkReader(reader, crc)
     metadata, chunk = _take_metadata(chunks)
-    sizes = None
-    if count > 1:
-        sizes, chunk = _read_index(chunk, count, reader.left), chunks.take()
-    tiles: list[memoryview] = []
-    for i in range(count):
-        _expect(chunk, _TILE | _LAST if i == count - 1 else _TILE, f"tile {i}")
-        if sizes is not None and chunk.size_bytes != sizes[i]:
-            raise DamagedFile(f"tile {i} has another size than the index says")
-        tiles.append(chunk.payload)
-        if i < count - 1:
-            chunk = chunks.take()
+    if count == 1:
+        _expect(chunk, _TILE | _LAST, "tile 0")
+        tiles = [chunk.payload]
+    else:
+        tiles = _take_tiles(chunks, _read_index(chunk, count, reader.left), chosen)
     if reader.left:
         raise DamagedFile(f"{reader.left} bytes stand after the end of the picture")
     return Container(header, metadata, tuple(tiles))
+
+
+def _take_tiles(chunks: _ChunkReader, sizes: list[int], wanted: Collection[int]) -> list[memoryview]:
+    """The payloads of the wanted tiles, and an empty one for each of the others."""
+    tiles, nothing = list[memoryview](), memoryview(b"")
+    for i, size_bytes in enumerate(sizes):
+        if i not in wanted:
+            chunks.skip(size_bytes)
+            tiles.append(nothing)
+            continue
+        chunk = chunks.take()
+        _expect(chunk, _TILE | _LAST if i == len(sizes) - 1 else _TILE, f"tile {i}")
+        if chunk.size_bytes != size_bytes:
+            raise DamagedFile(f"tile {i} has another size than the index says")
+        tiles.append(chunk.payload)
+    return tiles

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils import data as torch_data
 
 import calotype
-from calotype import runtime
+from calotype import threads
 from calotype.archive import Archive
 from calotype.bundle import ModelFile
 from calotype.codec import whole_latents
@@ -124,7 +124,7 @@ class Dataset(torch_data.Dataset[tuple[Any, int]]):
         process = os.getpid()
         if process not in self._readers:
             if torch_data.get_worker_info() is not None:
-                runtime.limit_threads(1)
+                threads.limit(1)
             self._readers[process] = _opened(self._path, self._model)
         return self._readers[process]
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calotype import container, lossless, pixels
 from calotype.bundle import Bundle
-from calotype.container import Coding, Header
-from calotype.decoder import develop
+from calotype.container import TILE_UNIT_PX, Coding, Header
+from calotype.decoder import parts_of, whole_of
 from calotype.errors import InputError
-from calotype.lazy import cached_property
-from calotype.pixels import Picture, Samples
+from calotype.pixels import STRIP_ROWS, Picture, Samples
 from calotype.prior import Chosen, words_of
-from calotype.runtime import Runtime
+from calotype.runtime import HALO_PX, Runtime
 from calotype.search import Task, search
-from calotype.tiling import boxes, padded
+from calotype.threads import pool
+from calotype.tiling import Box, Floats, boxes, padded
 from calotype.wire import pack_varint
 
 TILE_PX = 512
 LARGEST_TILE_PX = 1024
+BLOCK_PX = 1024
+"""The side of what is analysed at a time, a multiple of the tiles'."""
+ALPHA_METHOD = 4
 
 FLAT_SHARE = 0.4
 """A picture in which more pixels than this equal their left, or their upper, neighbour is a drawing, not a photo."""
@@ -40,13 +42,27 @@ def _tile_px(height: int, width: int) -> int:
     return side if side <= LARGEST_TILE_PX else TILE_PX
 
 
+def _grid(picture: Picture) -> list[Box]:
+    """The tiles of a picture."""
+    height, width = picture.samples.shape[:2]
+    return list(boxes(Box(0, 0, height, width), _tile_px(height, width)))
+
+
+def _packed(samples: Samples, grid: list[Box], method: int) -> list[bytes]:
+    """Each tile of samples, losslessly."""
+
+    def packed(box: Box) -> bytes:
+        return lossless.pack(samples[box.slices()], method)
+
+    with pool(len(grid)) as threads:
+        return list(threads.map(packed, grid))
+
+
 def _alpha_blocks(picture: Picture) -> list[bytes] | None:
     """What stands before the data of each tile: its alpha, with its length."""
     if picture.alpha is None:
         return None
-    height, width = picture.alpha.shape[:2]
-    blocks = (lossless.pack(picture.alpha[box.slices()]) for box in boxes(height, width, _tile_px(height, width)))
-    return [pack_varint(len(block)) + block for block in blocks]
+    return [pack_varint(len(block)) + block for block in _packed(picture.alpha, _grid(picture), ALPHA_METHOD)]
 
 
 def _pack(picture: Picture, coding: Coding | None, alpha: list[bytes] | None, tiles: list[bytes]) -> bytes:
@@ -60,53 +76,76 @@ def _pack(picture: Picture, coding: Coding | None, alpha: list[bytes] | None, ti
 
 def encode_lossless(picture: Picture, effort: int) -> bytes:
     """The file that keeps every sample."""
-    height, width = picture.samples.shape[:2]
-    method = min(effort, 6)
-    grid = boxes(height, width, _tile_px(height, width))
-    tiles = [lossless.pack(picture.samples[box.slices()], method) for box in grid]
+    tiles = _packed(picture.samples, _grid(picture), min(effort, 6))
     return _pack(picture, None, _alpha_blocks(picture), tiles)
 
 
 @dataclass(frozen=True)
 class PictureCoder:
-    """A picture ready to be coded at any level, for a head of the model."""
+    """A picture ready to be coded at any level, for a head of the model.
+
+    Its alpha is coded already. A large picture is coded in blocks: a block is analysed and searched together with what
+    surrounds it, as far as that matters, and apart from the others.
+    """
 
     picture: Picture
     runtime: Runtime
-    x: NDArray[np.float32]
     effort: int
     head: int
+    alpha: list[bytes] | None
 
     @classmethod
     def of(cls, picture: Picture, runtime: Runtime, effort: int, head: int = 0) -> PictureCoder:
-        """The picture as the model wants it: its channels, sides that are multiples of 64."""
+        """The picture as the model wants it."""
         channels = runtime.bundle.manifest.channels
         if channels == 1:
             picture = pixels.as_grey(picture)
         if picture.channels != channels and (picture.channels, channels) != (1, 3):
             raise InputError(f"{picture.channels} channels; the model {runtime.bundle.name} codes {channels}")
-        x = np.broadcast_to(pixels.to_unit(picture.samples), (channels, *picture.samples.shape[:2]))
-        below, right = (padded(side) - side for side in x.shape[1:])
         if head:
             effort = min(effort, QUICK_EFFORT)  # more effort lowers the squared error, which this head is not after
-        return cls(picture, runtime, np.pad(x, ((0, 0), (0, below), (0, right)), mode="edge"), effort, head)
+        return cls(picture, runtime, effort, head, _alpha_blocks(picture))
 
     def at_level(self, level: int) -> bytes:
         """The file at a level."""
-        tiles = [words_of(self.runtime, chosen) for chosen in self.chosen(level)]
-        return _pack(self.picture, Coding(self.runtime.bundle.id, self.head, level), self._alpha_blocks, tiles)
+
+        def coded(block: Box) -> list[tuple[Box, bytes]]:
+            return [(box, words_of(self.runtime, chosen)) for box, chosen in self._search(block, level)]
+
+        blocks = self._blocks()
+        with pool(len(blocks)) as threads:
+            words = dict(pair for pairs in threads.map(coded, blocks) for pair in pairs)
+        tiles = [words[box] for box in _grid(self.picture)]
+        return _pack(self.picture, Coding(self.runtime.bundle.id, self.head, level), self.alpha, tiles)
 
     def chosen(self, level: int) -> Iterator[Chosen]:
-        """What is coded of each tile at a level."""
-        height, width = self.picture.samples.shape[:2]
-        grid = list(boxes(height, width, _tile_px(height, width)))
-        y = self.runtime.analyse(self.x, level, self.head)
-        return search(Task(self.runtime, self.x, (height, width), grid, level, y), self.effort)
+        """What is coded of each tile at a level, block after block."""
+        for block in self._blocks():
+            for _, chosen in self._search(block, level):
+                yield chosen
 
-    @cached_property
-    def _alpha_blocks(self) -> list[bytes] | None:
-        """Made once, for the search for a rate codes many levels."""
-        return _alpha_blocks(self.picture)
+    def _blocks(self) -> list[Box]:
+        height, width = self.picture.samples.shape[:2]
+        return list(boxes(Box(0, 0, height, width), BLOCK_PX))
+
+    def _search(self, block: Box, level: int) -> Iterator[tuple[Box, Chosen]]:
+        """Each tile of a block, with what is coded of it."""
+        height, width = self.picture.samples.shape[:2]
+        seen = block.grown(HALO_PX, TILE_UNIT_PX).common(Box(0, 0, padded(height), padded(width)))
+        inside = seen.common(Box(0, 0, height, width))
+        x = self._unit(inside, seen)
+        tiles = list(boxes(block, _tile_px(height, width)))
+        y = self.runtime.analyse(x, level, self.head)
+        places = [box.within(seen) for box in tiles]
+        task = Task(self.runtime, x, (inside.height, inside.width), places, level, y)
+        return zip(tiles, search(task, self.effort), strict=True)
+
+    def _unit(self, inside: Box, seen: Box) -> Floats:
+        """A part of the picture in the model's channels, padded to `seen`."""
+        x = pixels.to_unit(self.picture.samples[inside.slices()])
+        x = np.broadcast_to(x, (self.runtime.bundle.manifest.channels, *x.shape[1:]))
+        margins = (0, seen.height - inside.height), (0, seen.width - inside.width)
+        return np.pad(x, ((0, 0), *margins), mode="edge")
 
     @property
     def quick(self) -> PictureCoder:
@@ -115,22 +154,31 @@ class PictureCoder:
 
     def psnr_db(self, data: bytes) -> float:
         """PSNR of what a file of this picture decodes to."""
-        decoded = develop(container.unpack(data), self.runtime).samples
-        error = np.mean((decoded.astype(np.float64) - self.picture.samples) ** 2)
+        whole, error = container.unpack(data), 0.0
+        channels = self.picture.channels
+        for part in parts_of(whole, self.runtime, whole_of(whole.header)):
+            got = part.samples[:, :, :channels]
+            box = Box(part.top, part.left, *got.shape[:2])
+            error += float(np.sum((got.astype(np.float64) - self.picture.samples[box.slices()]) ** 2))
         peak = (1 << self.picture.depth) - 1
-        return float(10 * np.log10(peak**2 / error)) if error else float("inf")
+        return 10 * math.log10(peak**2 * self.picture.samples.size / error) if error else math.inf
 
 
 def _looks_drawn(samples: Samples) -> bool:
     if samples[:, :, 0].size <= SMALL_PIXELS:
         return True
-    return max(_same_share(samples[:, 1:], samples[:, :-1]), _same_share(samples[1:], samples[:-1])) > FLAT_SHARE
+    strips = [samples[top : top + STRIP_ROWS] for top in range(0, len(samples), STRIP_ROWS)]
+    beside, above = ((s[:, 1:], s[:, :-1]) for s in strips), ((s[1:], s[:-1]) for s in strips)
+    return max(_same_share(beside), _same_share(above)) > FLAT_SHARE
 
 
-def _same_share(a: Samples, b: Samples) -> float:
+def _same_share(pairs: Iterable[tuple[Samples, Samples]]) -> float:
     """Share of the pixels that are equal; channel by channel, which is faster than all at once."""
-    same = np.logical_and.reduce([a[..., c] == b[..., c] for c in range(a.shape[2])])
-    return float(same.mean()) if same.size else 0.0
+    same = pixel_count = 0
+    for a, b in pairs:
+        same += int(np.logical_and.reduce([a[..., c] == b[..., c] for c in range(a.shape[2])]).sum())
+        pixel_count += a[..., 0].size
+    return same / pixel_count if pixel_count else 0.0
 
 
 def or_lossless(

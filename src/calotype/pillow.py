@@ -8,6 +8,7 @@ from PIL import Image, ImageFile
 
 from calotype import codec, container, pixels
 from calotype.container import MAGIC
+from calotype.decoder import SCALES
 from calotype.errors import CalotypeError
 
 FORMAT = "CALO"
@@ -46,6 +47,20 @@ class CalotypeImageFile(ImageFile.ImageFile):
         self._size = whole.header.width, whole.header.height
         self.info.update(pixels.metadata_info(whole.metadata))
         self.tile = []
+        self._preview: int | None = None
+
+    def draft(self, mode: str | None, size: tuple[int, int] | None) -> Any:  # noqa: ARG002
+        """Have `load` decode a preview, 1/64 to 1/2 of the size, as small as may be but no smaller than `size`.
+
+        `Image.thumbnail` calls it. As Pillow asks, it returns mode and extent, or None if nothing changes.
+        """
+        scales = [n for n in SCALES if size and self.width // n >= size[0] and self.height // n >= size[1]]
+        if not scales or not self._data or self._preview is not None:
+            return None
+        scale = self._preview = max(scales)
+        extent = (0, 0, self.width / scale, self.height / scale)
+        self._size = -(-self.width // scale), -(-self.height // scale)
+        return self.mode, extent
 
     def load(self) -> Any:
         """Decode the pixels, once.
@@ -55,7 +70,7 @@ class CalotypeImageFile(ImageFile.ImageFile):
         """
         if self._data:
             try:
-                self.im = codec.decode(self._data, max_pixels=None).im
+                self.im = codec.decode(self._data, preview=self._preview, max_pixels=None).im
             except CalotypeError as error:
                 raise OSError(str(error)) from error
             self._data = b""

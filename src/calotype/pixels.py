@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
 from calotype.container import MAX_CHANNELS, MAX_SIDE_PX, Metadata
-from calotype.errors import InputError, UnsupportedFile
+from calotype.errors import InputError
 
 Samples = NDArray[np.uint8 | np.uint16]
 
@@ -26,6 +27,7 @@ _STILL_FORMATS = {"MPO"}  # a photograph with views of the same moment behind it
 _DIRECT = {"L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB"}
 _BY_CONVERSION = {"CMYK", "YCbCr", "LAB", "HSV"}
 _GREY = ("L", "LA")
+STRIP_ROWS = 1024
 TIFF_LAYOUT = frozenset(
     {*range(254, 260), 262, 266, 273, *range(277, 282), 284, *range(317, 326), 330, 338, 339, 347, 700, 34675}
 )
@@ -51,6 +53,15 @@ class Picture:
         return self.samples.shape[2]
 
 
+@dataclass(frozen=True)
+class Part:
+    """A rectangle of a picture: where it stands, and its samples (h, w, c), alpha last."""
+
+    top: int
+    left: int
+    samples: Samples
+
+
 def from_array(array: NDArray[Any], channels: int | None = None) -> Picture:
     """A picture from (h, w) or (h, w, c), uint8 or uint16.
 
@@ -68,7 +79,7 @@ def from_array(array: NDArray[Any], channels: int | None = None) -> Picture:
         raise InputError(f"a picture of {shaped.shape[1]}x{shaped.shape[0]}; sides go from 1 to {MAX_SIDE_PX} pixels")
     has_alpha = shaped.shape[2] in (2, 4) and shaped.shape[2] != channels
     samples = shaped[:, :, :-1] if has_alpha else shaped
-    return Picture(np.ascontiguousarray(samples), shaped[:, :, -1:].copy() if has_alpha else None, {})
+    return Picture(samples, shaped[:, :, -1:] if has_alpha else None, {})
 
 
 def _exif(image: Image.Image) -> bytes:
@@ -112,6 +123,19 @@ def _grey_16(image: Image.Image) -> Picture:
     if clear is None:
         return from_array(wide)
     return from_array(np.stack([wide, np.where(wide == clear, 0, 65535).astype(np.uint16)], axis=2))
+
+
+def _array_of(image: Image.Image) -> Samples:
+    """An image's samples, taken in strips: Pillow needs as much memory again as what it converts at a time."""
+    width, height = image.size
+    if height <= STRIP_ROWS:
+        return np.asarray(image)
+    bands = len(image.getbands())
+    out = np.empty((height, width, bands), np.uint8)
+    for top in range(0, height, STRIP_ROWS):
+        strip = np.asarray(image.crop((0, top, width, min(top + STRIP_ROWS, height))))
+        out[top : top + STRIP_ROWS] = strip.reshape(-1, width, bands)
+    return out
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -161,7 +185,7 @@ def from_image(image: Image.Image, *, strip: bool = False) -> Picture:
         picture, mode = _grey_16(image), "L"
     else:
         plain = _plain(image)
-        picture, mode = from_array(np.asarray(plain)), plain.mode
+        picture, mode = from_array(_array_of(plain)), plain.mode
     if Metadata.ICC in metadata and not _fits(metadata[Metadata.ICC], mode):
         del metadata[Metadata.ICC]
     return replace(picture, metadata=metadata)
@@ -180,22 +204,52 @@ def to_array(picture: Picture) -> Samples:
     return array[:, :, 0] if array.shape[2] == 1 else array
 
 
-def to_image(picture: Picture) -> Image.Image:
-    """The picture for Pillow, metadata in `info`. Pillow has 16 bits for plain grey only; others come with 8 bits.
+def join(parts: Iterable[Part], height: int, width: int) -> Samples:
+    """The array (height, width, c) that the parts make up."""
+    out: Samples | None = None
+    for part in parts:
+        rows, columns, channels = part.samples.shape
+        if (rows, columns) == (height, width):
+            out = part.samples
+            continue
+        if out is None:
+            out = np.empty((height, width, channels), part.samples.dtype)
+        out[part.top : part.top + rows, part.left : part.left + columns] = part.samples
+    assert out is not None
+    return out
 
-    Raises:
-        UnsupportedFile: If it has another number of colour channels than 1 or 3.
-    """
-    if picture.channels not in (1, 3):
-        raise UnsupportedFile(
-            f"Pillow holds 1 or 3 channels, not {picture.channels}; decode_array, and files of .npy and .tif, hold them"
-        )
-    array = to_array(picture)
+
+def join_image(parts: Iterable[Part], height: int, width: int) -> Image.Image:
+    """The image that the parts make up. Pillow has 16 bits for plain grey only; others come with 8 bits."""
+    out: Image.Image | None = None
+    for part in parts:
+        image = _image_of(part.samples)
+        if image.size == (width, height):
+            out = image
+            continue
+        if out is None:
+            out = Image.new(image.mode, (width, height))
+        out.paste(image, (part.left, part.top))
+    assert out is not None
+    return out
+
+
+def _image_of(samples: Samples) -> Image.Image:
+    array = samples[:, :, 0] if samples.shape[2] == 1 else samples
     if array.dtype == np.uint16 and array.ndim == 3:
         array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    image = Image.fromarray(array)
-    image.info.update(metadata_info(picture.metadata))
-    return image
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def reduced(samples: Samples, scale: int) -> Samples:
+    """Means over squares of `scale` samples a side (h, w, c); the last row and column of squares may be cut."""
+    if scale == 1:
+        return samples
+    height, width = samples.shape[:2]
+    rows, columns = np.arange(0, height, scale), np.arange(0, width, scale)
+    sums = np.add.reduceat(np.add.reduceat(samples, rows, 0, np.uint32), columns, 1, np.uint32)
+    counts = np.minimum(scale, height - rows)[:, None, None] * np.minimum(scale, width - columns)[:, None]
+    return ((sums + counts // 2) // counts).astype(samples.dtype)
 
 
 def as_grey(picture: Picture) -> Picture:

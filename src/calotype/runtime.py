@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -12,25 +13,12 @@ from numpy.typing import NDArray
 
 from calotype.bundle import Bundle, ModelFile
 from calotype.errors import InvalidModel
-from calotype.tiling import run_in_windows
+from calotype.threads import cores
 
 Floats = NDArray[np.float32]
 
-WINDOW_PX = 1024
 HALO_PX = 64
 """The receptive field of g_a and g_s on each side must fit: each depthwise 3x3 at 1/8 takes 8 pixels of it."""
-
-
-_most_threads: int | None = None
-
-
-def limit_threads(most: int) -> None:
-    """Let networks that first run from now on have so many threads, if nobody says how many.
-
-    For worker processes, which share the cores among them.
-    """
-    global _most_threads
-    _most_threads = most
 
 
 class Networks:
@@ -60,10 +48,11 @@ class Networks:
                 import onnxruntime as ort
 
                 options = ort.SessionOptions()
-                options.intra_op_num_threads = self._threads or _most_threads or os.cpu_count() or 1
+                options.intra_op_num_threads = self._threads or cores()
                 # Each network has its own threads; those that wait by spinning would hold up the next network's.
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
                 options.log_severity_level = 3
+                _share_memory(ort, options)
                 if not self._optimise:
                     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
                 if graph not in self.file.members:
@@ -87,6 +76,24 @@ class Networks:
             raise InvalidModel(f"{self.file.path}: {graph} does not run: {error}") from error
 
 
+_sharing: set[int] = set()
+"""The process, by its number, whose networks share an arena."""
+
+
+def _share_memory(ort: Any, options: Any) -> None:
+    """Have the networks of this process share an arena: of its own, each would keep its peak for ever.
+
+    A forked process does not inherit it, for a thread that did not come along may have been about to change it.
+    """
+    if not _sharing:
+        _sharing.add(os.getpid())
+        cpu = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+        with suppress(Exception):  # older versions refuse a second one, such as another library's, and share that
+            ort.create_and_register_allocator(cpu, None)
+    if os.getpid() in _sharing:
+        options.add_session_config_entry("session.use_env_allocators", "1")
+
+
 _alive: WeakSet[Networks] = WeakSet()
 _abandoned: list[dict[str, Any]] = []
 
@@ -108,23 +115,20 @@ class Runtime(Networks):
         self.bundle = bundle
         self._tables = len(bundle.tables.tables)
 
-    def _transform(self, graph: str, name: str, x: Floats, level: int, scale: tuple[int, int]) -> Floats:
-        def run(window: Floats) -> Floats:
-            return self.run(graph, **{name: window[None], "level": np.array([level], np.int64)})[0][0]
-
-        return run_in_windows(run, x, scale, WINDOW_PX, HALO_PX)
+    def _transform(self, graph: str, name: str, x: Floats, level: int) -> Floats:
+        return self.run(graph, **{name: x[None], "level": np.array([level], np.int64)})[0][0]
 
     def analyse(self, x: Floats, level: int, head: int = 0) -> Floats:
         """g_a: picture (c, h, w) in [-0.5, 0.5], sides multiples of 64 -> y (m, h/16, w/16) in quantiser steps."""
-        return self._transform(self.bundle.manifest.heads[head].analysis, "x", x, level, (1, 16))
+        return self._transform(self.bundle.manifest.heads[head].analysis, "x", x, level)
 
     def synthesise(self, y_hat: Floats, level: int, head: int = 0) -> Floats:
         """g_s: y_hat (m, h, w) -> picture (c, 16h, 16w)."""
-        return self._transform(self.bundle.manifest.heads[head].graph, "y", y_hat, level, (16, 1))
+        return self._transform(self.bundle.manifest.heads[head].graph, "y", y_hat, level)
 
     def preview(self, y_hat: Floats, level: int) -> Floats:
         """y_hat (m, h, w) -> thumbnail (c, h, w): the picture at 1/16."""
-        return self._transform(self.bundle.manifest.preview, "y", y_hat, level, (16, 16))
+        return self._transform(self.bundle.manifest.preview, "y", y_hat, level)
 
     def hyper_analyse(self, y: Floats) -> Floats:
         """h_a: y (m, 4a, 4b) -> z (k, a, b), not yet rounded."""

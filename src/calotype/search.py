@@ -39,15 +39,15 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Task:
-    """A picture to be coded at a level.
+    """A picture, or a block of one with what surrounds it, to be coded at a level.
 
     Attributes:
         runtime: The model's networks.
         x: The picture (c, h, w), padded.
         size_px: Its height and width without padding.
-        boxes: Its tiles.
+        boxes: The tiles to be coded. What surrounds them counts as coded without loss.
         level: 0..255.
-        y: What the analysis makes of it (m, h/16, w/16).
+        y: What the analysis makes of x (m, h/16, w/16).
     """
 
     runtime: Runtime
@@ -71,16 +71,19 @@ class Task:
     def attempt(self, y: Floats, quantiser: Quantiser, z: list[Floats] | None = None) -> Attempt:
         """Choices for every tile of y, and what they cost."""
         tiles = list(self.chosen(y, quantiser, z))
-        y_hat = np.empty_like(self.y)
+        y_hat = self.y.copy()
         for box, tile in zip(self.boxes, tiles, strict=True):
             y_hat[_place(box)] = tile.latents.y_hat
         x_hat = self.runtime.synthesise(y_hat, self.level)
-        inside = (slice(None), slice(self.size_px[0]), slice(self.size_px[1]))
-        error = np.square(x_hat[inside].clip(-0.5, 0.5) - self.x[inside]).sum(dtype=np.float64) / len(self.x)
+        error = sum(self._squared_error(x_hat, box) for box in self.boxes) / len(self.x)
         worth_bits = self.runtime.bundle.manifest.lambda_of(self.level) * 255**2
         tables = self.runtime.bundle.tables
         rate_bits = sum(float(tables.cost_bits(*part).sum()) for tile in tiles for part in tile.parts)
-        return Attempt(tiles, y_hat, x_hat, rate_bits + worth_bits * float(error))
+        return Attempt(tiles, y_hat, x_hat, rate_bits + worth_bits * error)
+
+    def _squared_error(self, x_hat: Floats, box: Box) -> float:
+        inside = (slice(None), *box.slices())
+        return float(np.square(x_hat[inside].clip(-0.5, 0.5) - self.x[inside]).sum(dtype=np.float64))
 
     def corrected(self, attempt: Attempt) -> Floats:
         """A latent nearer to what the synthesis needs: y_hat, moved by what the analysis finds missing in x_hat."""
@@ -127,7 +130,7 @@ def _refinements(task: Task, best: Attempt, iterations: int) -> Iterator[Attempt
     """Attempts whose y and z were refined by gradient, from a corrected y on."""
     refine = _refine()
     y, z = task.corrected(best), list[Floats]()
-    out = np.empty_like(y)
+    out = task.y.copy()
     for box in task.boxes:
         out[_place(box)], refined_z = refine(
             task.runtime.bundle, task.window(box, y), task.hyper(box), task.level, iterations

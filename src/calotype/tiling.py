@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,32 @@ class Box:
     left: int
     height: int
     width: int
+
+    @property
+    def bottom(self) -> int:
+        """The row after the last."""
+        return self.top + self.height
+
+    @property
+    def right(self) -> int:
+        """The column after the last."""
+        return self.left + self.width
+
+    def common(self, other: Box) -> Box:
+        """What is inside both; its sides are 0 where that is nothing."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
+        return Box(top, left, max(0, bottom - top), max(0, right - left))
+
+    def within(self, outer: Box) -> Box:
+        """The same rectangle, measured from the corner of another."""
+        return Box(self.top - outer.top, self.left - outer.left, self.height, self.width)
+
+    def grown(self, margin_px: int, multiple: int) -> Box:
+        """With a margin around it, and as much more as makes its sides stand at multiples."""
+        top, left = (max(0, side - margin_px) // multiple * multiple for side in (self.top, self.left))
+        bottom, right = (padded(side + margin_px, multiple) for side in (self.bottom, self.right))
+        return Box(top, left, bottom - top, right - left)
 
     def slices(self, scale: int = 1) -> tuple[slice, slice]:
         """Rows and columns at 1/scale; sides that scale does not divide are rounded up."""
@@ -52,46 +78,13 @@ def window_around(x: Floats, y: Floats, size_px: tuple[int, int], tile: Box, hal
     return Window(np.ascontiguousarray(pixels), y[(slice(None), *seen.slices(16))], inner.slices(16))
 
 
-def boxes(height: int, width: int, tile_px: int) -> Iterator[Box]:
-    """The tiles of a picture in raster order."""
-    for top in range(0, height, tile_px):
-        for left in range(0, width, tile_px):
-            yield Box(top, left, min(tile_px, height - top), min(tile_px, width - left))
+def boxes(area: Box, side_px: int) -> Iterator[Box]:
+    """Squares that an area falls into, cut at its right and bottom, in raster order."""
+    for top in range(area.top, area.bottom, side_px):
+        for left in range(area.left, area.right, side_px):
+            yield Box(top, left, min(side_px, area.bottom - top), min(side_px, area.right - left))
 
 
 def padded(size: int, multiple: int = 64) -> int:
     """The next multiple."""
     return -(-size // multiple) * multiple
-
-
-def run_in_windows(
-    network: Callable[[Floats], Floats], x: Floats, scale: tuple[int, int], window_px: int, halo_px: int
-) -> Floats:
-    """Run a convolutional network over a large array in windows that overlap by more than its receptive field.
-
-    Args:
-        network: From (c, h, w) to (c', h', w').
-        x: The whole input (c, h, w).
-        scale: Pixels of the picture to one element of the input, and of the output.
-        window_px: Side of what a window contributes, in pixels of the picture.
-        halo_px: What a window sees beyond that on each side.
-    """
-    before, after = scale
-    height, width = x.shape[1] * before, x.shape[2] * before
-    if max(height, width) <= window_px + 2 * halo_px:
-        return network(x)
-    out: Floats | None = None
-    for box in boxes(height, width, window_px):
-        top, left = max(0, box.top - halo_px), max(0, box.left - halo_px)
-        bottom, right = (
-            min(height, box.top + box.height + halo_px),
-            min(width, box.left + box.width + halo_px),
-        )
-        seen = Box(top, left, bottom - top, right - left)
-        part = network(np.ascontiguousarray(x[(slice(None), *seen.slices(before))]))
-        if out is None:
-            out = np.empty((part.shape[0], height // after, width // after), np.float32)
-        inner = Box(box.top - top, box.left - left, box.height, box.width)
-        out[(slice(None), *box.slices(after))] = part[(slice(None), *inner.slices(after))]
-    assert out is not None
-    return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,16 @@ import calotype
 from calotype import bands, library
 from calotype.cli import batch, files, pictures
 from calotype.cli.pictures import FORMATS
-from calotype.codec import MAX_PIXELS
+from calotype.codec import MAX_PIXELS, Region
 from calotype.container import unpack_header
 from calotype.pixels import Samples
+
+
+def _parse_region(text: str) -> Region:
+    if re.fullmatch(r"\d+(,\d+){3}", text, re.ASCII) is None:
+        raise typer.BadParameter(f"{text!r} is not X,Y,W,H in pixels, such as 1024,512,640,480")
+    x, y, width, height = map(int, text.split(","))
+    return x, y, width, height
 
 
 def decode(
@@ -31,7 +39,16 @@ def decode(
     ] = None,
     recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Walk through folders; mirror them.")] = False,
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Files to work on at a time.")] = 1,
-    max_pixels: Annotated[int, typer.Option(min=0, help="Refuse larger pictures; 0 is no limit.")] = MAX_PIXELS,
+    region: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,W,H", help="Only this rectangle, in pixels; reads no more."),
+    ] = None,
+    preview: Annotated[
+        int | None, typer.Option(metavar="N", help="1/N of the size: 2, 4, ... 64; from 16 on faster, and rougher.")
+    ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(min=0, help="Refuse larger pictures (or regions); 0 is no limit.")
+    ] = MAX_PIXELS,
     head: Annotated[
         str | None, typer.Option(help="Which synthesis to use; by default what the file was made for.")
     ] = None,
@@ -53,10 +70,14 @@ def decode(
     suffix = pictures.suffix_to_write(format, None if several else output)
     plan = files.plan(inputs, output, f".{suffix}", recursive=recursive, wanted=_is_calo)
     bundle = None if model is None else library.find_any(model)
-    options = {"max_pixels": max_pixels or None, "model": bundle, "head": head}
+    view = {"region": None if region is None else _parse_region(region), "preview": preview}
+    options = {**view, "max_pixels": max_pixels or None, "model": bundle, "head": head}
     decoder = partial(calotype.decode, **options)
     array_decoder = partial(calotype.decode_array, **options)
-    work = partial(_decode, decoder=decoder, array_decoder=array_decoder, suffix=suffix, overwrite=overwrite)
+    reader = files.read_calo if region is None else files.map_calo
+    work = partial(
+        _decode, reader=reader, decoder=decoder, array_decoder=array_decoder, suffix=suffix, overwrite=overwrite
+    )
     is_done = partial(files.is_done, is_whole=pictures.is_whole) if resume else None
     batch.run(plan, work, threads=jobs, quiet=quiet, is_done=is_done)
 
@@ -68,12 +89,13 @@ def _is_calo(path: Path) -> bool:
 def _decode(
     job: files.Job,
     *,
-    decoder: Callable[[bytes], Image.Image],
-    array_decoder: Callable[[bytes], Samples],
+    reader: Callable[[Path | None], bytes | memoryview],
+    decoder: Callable[[bytes | memoryview], Image.Image],
+    array_decoder: Callable[[bytes | memoryview], Samples],
     suffix: str,
     overwrite: bool,
 ) -> batch.Made:
-    data = files.read_calo(job.source)
+    data = reader(job.source)
     files.check_target(job, overwrite=overwrite)
     start = perf_counter()
     header = unpack_header(data)
@@ -82,7 +104,7 @@ def _decode(
         seconds = perf_counter() - start
         packed = bands.serialise(samples, f".{suffix}")
         files.write(job, packed)
-        return batch.Made(len(packed), header.width * header.height, seconds)
+        return batch.Made(len(packed), samples.shape[0] * samples.shape[1], seconds)
     image, target = decoder(data), FORMATS[suffix]
     seconds = perf_counter() - start
     picture = pictures.save(image, target)

@@ -19,9 +19,9 @@ from calotype import library
 from calotype.bundle import Bundle, ModelFile
 from calotype.cli import batch, files, pictures
 from calotype.cli.console import note_preview
-from calotype.codec import DEFAULT_EFFORT, DEFAULT_QUALITY, Images
+from calotype.codec import DEFAULT_EFFORT, DEFAULT_QUALITY, MAX_PIXELS, Images
 from calotype.errors import CalotypeError, InputError
-from calotype.pixels import as_grey, from_array, from_image
+from calotype.pixels import STRIP_ROWS, as_grey, from_array, from_image
 
 _UNITS = {"": 1, "k": 1000, "m": 1_000_000}
 
@@ -65,6 +65,7 @@ def encode(
     ] = None,
     recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Walk through folders; mirror them.")] = False,
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Files to work on at a time.")] = 1,
+    max_pixels: Annotated[int, typer.Option(min=0, help="Refuse larger pictures; 0 is no limit.")] = MAX_PIXELS,
     verify: Annotated[bool, typer.Option("--verify", help="Decode each file again; say its PSNR.")] = False,
     strip: Annotated[bool, typer.Option("--strip", help="Leave EXIF, ICC and XMP out.")] = False,
     resume: files.ResumeOption = False,
@@ -90,7 +91,8 @@ def encode(
     verifier = partial(_verify, model=bundle, strip=strip, lossless=lossless) if verify else None
     work = partial(_encode, encoder=encoder, verifier=verifier, bundle=bundle, overwrite=overwrite)
     is_done = partial(files.is_done, is_whole=_is_whole) if resume else None
-    batch.run(plan, work, threads=jobs, quiet=quiet, is_done=is_done)
+    with pictures.pixel_limit(max_pixels or None):
+        batch.run(plan, work, threads=jobs, quiet=quiet, is_done=is_done)
 
 
 def _is_whole(path: Path) -> bool:
@@ -155,5 +157,6 @@ def _verify(data: bytes, image: Images, *, model: ModelFile | None, strip: bool,
     same_alpha = np.array_equal(np.asarray(wanted.alpha), np.asarray(got.alpha))
     if not (same_form and same_alpha) or (lossless and not np.array_equal(a, b)):
         raise CalotypeError("does not decode to what was encoded: nothing is written")
-    error = float(np.square(np.subtract(a, b, dtype=np.float32)).mean(dtype=np.float64))
-    return "exact" if error == 0 else f"{10 * math.log10(np.iinfo(a.dtype).max ** 2 / error):.2f} dB"
+    strips = (slice(top, top + STRIP_ROWS) for top in range(0, len(a), STRIP_ROWS))
+    error = sum(float(np.square(np.subtract(a[s], b[s], dtype=np.float32)).sum(dtype=np.float64)) for s in strips)
+    return "exact" if error == 0 else f"{10 * math.log10(np.iinfo(a.dtype).max ** 2 * a.size / error):.2f} dB"

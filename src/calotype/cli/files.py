@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import sys
 from collections.abc import Callable, Generator
@@ -178,6 +179,14 @@ def read_calo(source: Path | None) -> bytes:
         if start != MAGIC:
             raise NotCalotype("not a calotype file")
         return start + stream.read()
+
+
+def map_calo(source: Path | None) -> bytes | memoryview:
+    """The same as a view into the file where it is one, of which only what is used is read."""
+    if source is None or not source.is_file() or not source.stat().st_size:
+        return read_calo(source)
+    with source.open("rb") as stream:
+        return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def write(job: Job, data: bytes) -> None:

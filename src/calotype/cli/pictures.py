@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -97,6 +100,8 @@ def read(stream: BinaryIO) -> tuple[Image.Image, bool]:
         image.load()
     except Image.UnidentifiedImageError as error:
         raise InputError("not a picture that Pillow can read: no picture, an unusual kind, or a broken one") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"more than {Image.MAX_IMAGE_PIXELS} pixels: --max-pixels allows more") from error
     except MemoryError:
         raise
     except Exception as error:  # whatever a plugin raises on broken input
@@ -115,6 +120,19 @@ def is_whole(path: Path) -> bool:
     except Exception:  # whatever a plugin raises on broken input
         return False
     return True
+
+
+@contextmanager
+def pixel_limit(most: int | None) -> Generator[None]:
+    """Have pictures of more pixels refused before they are decoded; None is no limit."""
+    usual = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = most
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
 
 
 def suffix_to_write(chosen: str | None, output: str | None) -> str:
@@ -147,7 +165,7 @@ def save(image: Image.Image, target: Format) -> bytes:
 
 def _fit(image: Image.Image, target: Format) -> Image.Image:
     if not target.metadata:
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # else a copy is made even where nothing turns
     if image.mode in target.modes:
         return image
     if image.mode == "I;16":
