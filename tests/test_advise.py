@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,14 @@ def test_bytes_at_a_psnr_lie_between_those_of_neighbouring_qualities(small_photo
     assert advice.bytes_at(JPEG, small_photo, 1.0) == len(JPEG.encode(small_photo, 0))
     assert advice.bytes_at(WEBP, small_photo, 80.0) is None
     assert advice.bytes_at(PNG, small_photo, 80.0) == len(PNG.encode(small_photo, 0))
+
+
+def test_a_picture_that_comes_back_exactly_has_a_number(tmp_path: Path) -> None:
+    Image.new("L", (64, 64), 128).save(tmp_path / "blank.png")
+    *_, found = advice.advise([tmp_path / "blank.png"], 100)
+    assert found is not None
+    assert found.psnr_db <= advice.EXACT_DB
+    json.dumps(asdict(found), allow_nan=False)
 
 
 def test_a_model_pays_from_some_number_of_pictures_on() -> None:

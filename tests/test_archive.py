@@ -408,6 +408,10 @@ def test_training_first(tmp_path: Path, small_photo: Image.Image, monkeypatch: p
     assert isinstance(
         CliRunner().invoke(app, ["pack", "digits", str(tmp_path / "y.caloset"), "--train"]).exception, OptionError
     )
+    (folder / "a.png").rename(folder / "a.txt")
+    nothing = CliRunner().invoke(app, ["pack", str(folder), str(tmp_path / "y.caloset"), "--train"]).exception
+    assert isinstance(nothing, InputError)
+    assert len(asked) == 1  # nor for a folder of which nothing can be packed
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
@@ -519,6 +523,23 @@ def test_chunks_that_were_decoded_are_kept_within_a_limit(
             for name in ("000001", "000002", "digits/0.png", "digits/1.png", "000003"):
                 opened.image(name)
         assert decoded == wanted
+
+
+def test_what_is_handed_out_is_not_what_is_kept(
+    archive: Path, images: np.ndarray, tmp_path: Path, digits_model: Path
+) -> None:
+    with Archive(archive) as opened:
+        first = next(item for item in opened.items if item.kind == Kind.BITS_BACK)
+        before = opened.chunk(first).copy()
+        opened.chunk(first)[:] = 77
+        np.testing.assert_array_equal(opened.chunk(first), before)
+    model = small_model(library.open_path(digits_model))
+    with ArchiveWriter(tmp_path / "y.caloset") as writer:
+        writer.add_images(model, np.full((1, 8, 8, 1), 99, np.uint8))
+    with Archive(tmp_path / "y.caloset", model.bundle) as opened:
+        y = opened.latents("000000").copy()
+        opened.latents("000000")[:] = 7
+        np.testing.assert_array_equal(opened.latents("000000"), y)
 
 
 def test_bits_back_keeps_no_latents(archive: Path) -> None:

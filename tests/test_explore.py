@@ -17,7 +17,7 @@ from calotype.bitsback.model import HALF, RING
 from calotype.bitsback.model import Model as BitsBackModel
 from calotype.datasets import Dataset, Split
 from calotype.errors import InputError
-from calotype.explore import measures, sheets
+from calotype.explore import measures, plots, sheets
 from calotype.explore.study import BitsBackStudy, TextbookStudy, study_of
 from calotype.learn.bitsback.export import members
 from calotype.learn.bitsback.nets import Architecture, LatentModel
@@ -226,6 +226,20 @@ def test_explore_a_bits_back_model(
     assert "name its folder by --run" in page
     assert "learned from 200 training images" in page
     assert "linear, %" in capsys.readouterr().out
+
+
+def test_explore_a_single_latent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, recipe = tmp_path / "one.calomodel", tmp_path / "one.json"
+    recipe.write_text('{"architecture": {"latents": 1}}')
+    assert _main(monkeypatch, "train", "digits", "--arch", "pca", "--recipe", recipe, "-o", model) == 0
+    assert _main(monkeypatch, "explore", model, "digits", "-o", tmp_path / "out", "--probe-images", 100) == 0
+    assert "there is only one" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_cut_log_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1, "loss": 2.0, "validation": 3.0}\n{"epoch": 2, "lo')
+    with pytest.raises(InputError, match="no log of a run"):
+        plots.losses(tmp_path / "log.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ class Archive(Closable):
         model, decoded = self._decoded(item)
         if isinstance(model, TextbookModel):
             return model.synthesise(decoded.astype(np.float32, copy=False))
-        return decoded.astype(np.uint8, copy=False)
+        return decoded.astype(np.uint8)
 
     def _sample(self, entry: Entry) -> Images:
         """One image (h, w, c) of a chunk: all of a bits-back chunk is decoded, of latents only the one is developed."""

@@ -26,6 +26,8 @@ CROP_PX = 512
 """Of larger pictures the middle is coded."""
 TOP_QUALITY = 99
 """100 is another, lossless mode of some codecs."""
+EXACT_DB = 100.0
+"""Stands for the PSNR of a picture that comes back as it was."""
 GAIN = (0.05, 0.25)
 """Share of photo's bits that a model trained from `photo` saved: least and most of three domains (docs/tutorial.md)."""
 MODEL_BYTES = 9_900_000
@@ -136,7 +138,9 @@ def _read(path: Path) -> Image.Image | None:
             if image.mode.startswith(("I", "F")):
                 return None
             return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except MemoryError:
+        raise
+    except Exception:  # whatever a plugin raises on broken input
         return None
 
 
@@ -151,7 +155,7 @@ def _code(whole: Image.Image, quality: float) -> _Coded:
     drawn = calotype.info(calotype.encode(image, quality=quality)).lossless
     coder = PictureCoder.of(from_image(image, strip=True), runtime_of(find(None)), effort=2)
     data = coder.at_level(level_of(quality))
-    target_db = coder.psnr_db(data)
+    target_db = min(coder.psnr_db(data), EXACT_DB)
     others = {codec.name: bytes_at(codec, image, target_db) for codec in rivals()}
     return _Coded(image.width * image.height, whole.width * whole.height, target_db, len(data), drawn, others)
 

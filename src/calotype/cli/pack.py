@@ -89,6 +89,7 @@ def pack(
         raise OptionError("--lossless and --quality exclude each other")
     if minutes is not None and not train:
         raise OptionError("--minutes has no effect without --train: leave it out")
+    source = _Source.of(data)
     if train:
         refuse_options("--train", {"lossless": lossless, "model": model})
         _check_free(out, overwrite=overwrite)
@@ -99,7 +100,6 @@ def pack(
         raise OptionError(f"model {chosen.name} codes {how}, or name another model")
     if embed_model and chosen is None:
         raise OptionError("--embed-model: no model is used; name one with --model")
-    source = _Source.of(data)
     if chosen is not None and chosen.status == "preview" and not (embed_model or quiet):
         note_preview(chosen.name)
     with _finally_at(out, overwrite=overwrite) as path, ArchiveWriter(path) as archive:

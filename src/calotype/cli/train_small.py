@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from calotype.learn.textbook.loop import Row
 
 LOSSLESS_ARCHS = ("lossless-vae", "hvae")
-ARCHS = ("pca", "dense-ae", "conv-ae", "dense-vae", "conv-vae", "vae-gan", *LOSSLESS_ARCHS)
+PCA = "pca"
+ARCHS = (PCA, "dense-ae", "conv-ae", "dense-vae", "conv-vae", "vae-gan", *LOSSLESS_ARCHS)
 """As in `calotype.learn.textbook.config` and `calotype.learn.bitsback.fit`, which need torch to be imported."""
 
 
@@ -45,9 +46,9 @@ def train_small(
         raise OptionError(f"--arch {arch} takes one data set or folder, not {len(sources)}")
     data = datasets.load(sources[0], data_folder, size_px)
     folder, recipe_path = run or out.with_suffix(".run"), None if recipe is None else Path(recipe)
+    if start is not None and arch in (PCA, *LOSSLESS_ARCHS):
+        raise OptionError(f"--from has no effect with --arch {arch}: leave it out")
     if arch in LOSSLESS_ARCHS:
-        if start is not None:
-            raise OptionError(f"--from has no effect with --arch {arch}: leave it out")
         _lossless(data, arch, out, folder, recipe_path, changes, folds)
     else:
         _lossy(data, arch, out, folder, recipe_path, start, changes, folds)

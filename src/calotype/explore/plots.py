@@ -19,6 +19,7 @@ from calotype.bench.plots import OUR_COLOUR, STYLE
 from calotype.bench.small import Row
 from calotype.bitsback.model import HALF
 from calotype.coding import Family, Table
+from calotype.errors import InputError
 from calotype.explore.measures import Anomaly
 from calotype.explore.study import Floats
 
@@ -29,8 +30,15 @@ TAIL_SHARE = 1e-3
 
 
 def losses(log: Path) -> Figure | None:
-    """Training and validation loss of a run; None if the log holds none."""
-    rows: list[dict[str, Any]] = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    """Training and validation loss of a run; None if the log holds none.
+
+    Raises:
+        InputError: If the file is no log.
+    """
+    try:
+        rows: list[dict[str, Any]] = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise InputError(f"{log}: no log of a run: {error}; delete it, or name another --run") from error
     names = ("epoch", "loss", "validation") if rows and "epoch" in rows[0] else ("step", "train_bpd", "validation_bpd")
     if not rows or any(name not in row for row in rows for name in names):
         return None

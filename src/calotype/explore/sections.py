@@ -77,8 +77,10 @@ def _curve(view: View) -> Section | str:
     return Section("Rate and distortion", text, (picture,), ("setting", "bytes an image", "PSNR dB"), table)
 
 
-def _scatter(view: View) -> Section:
+def _scatter(view: View) -> Section | str:
     y = view.study.analyse(view.test.images)
+    if y.shape[1] < 2:
+        return "Latents in a plane: there is only one."
     text = f"{len(y)} test images, each a point; a colour is a label. t-SNE keeps neighbours together, not distances."
     return Section(
         "Latents in a plane", text, (Picture.of_plot("scatter", "scatter", plots.scatter(y, view.test.labels)),)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from calotype.errors import OptionError
+from calotype.whole import write_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -20,7 +21,7 @@ SECTIONS = {"architecture", "recipe", "card"}
 
 def write(config: Any, path: Path) -> None:
     """Keep a config, a dataclass, as JSON."""
-    path.write_text(json.dumps(asdict(config), indent=1) + "\n")
+    write_whole(path, (json.dumps(asdict(config), indent=1) + "\n").encode())
 
 
 def sections(path: Path, hint: str = "") -> dict[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from calotype.learn.bitsback.fit import USUAL
 from calotype.learn.textbook import config
 from calotype.learn.tune.knobs import KNOBS, Knob, Sections, sections
 from calotype.learn.tune.trial import Task, costs
+from calotype.whole import write_whole
 
 STUDY, BEST = "study.db", "best.json"
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -135,5 +136,5 @@ def write_best(task: Task, study: Study, folder: Path) -> Path:
     """The best recipe as a file for `calotype train --recipe`; its path."""
     made: dict[str, Any] = sections(task.arch, study.best_params)
     path = folder / BEST
-    path.write_text(json.dumps(made, indent=1) + "\n")
+    write_whole(path, (json.dumps(made, indent=1) + "\n").encode())
     return path
