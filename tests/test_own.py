@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 import calotype
 from calotype import bands, bundle, container
 from calotype.bundle import Bundle
-from calotype.cli import rivals
+from calotype.cli import app, rivals
 from calotype.codec import runtime_of
 from calotype.decoder import develop, tile_latents
-from calotype.errors import InputError
+from calotype.errors import InputError, OptionError
 from calotype.learn import folder as folders
 from calotype.learn.config import Architecture, Recipe
 from calotype.learn.data import Pictures, find_pictures
@@ -73,6 +74,36 @@ def test_deep_and_banded_pictures_are_recognised(tmp_path: Path, photo: Image.Im
     pictures = Pictures(found.paths, 64, form=found.form)
     assert all(np.array_equal(picture.numpy(), _bands(photo, np.uint16)) for picture in pictures)
     assert not pictures.skipped
+
+
+@pytest.mark.parametrize("kind", ["archive of arrays", "text", "objects", "one axis"])
+def test_arrays_that_are_no_pictures_are_named(tmp_path: Path, kind: str) -> None:
+    path, file = tmp_path / "a.npy", io.BytesIO()
+    if kind == "archive of arrays":
+        np.savez(file, np.zeros((9, 9), np.uint8))
+    elif kind != "text":
+        np.save(file, np.zeros(9, np.uint8) if kind == "one axis" else np.array([None] * 9, object))
+    path.write_bytes(file.getvalue() or bands.serialise(np.zeros((9, 9, 1), np.uint8), ".npy")[:10] + b"?" * 90)
+    with pytest.raises(InputError, match="1 files, but no picture"):
+        folders.inspect([path])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("SET", "--minutes", "0", "--from", "none"), "would not end"),
+        (("SET", "--arch", "hyperprior", "--resize", "32"), "--resize has no effect"),
+        (("digits", "--arch", "hyperprior", "--lossless", "SET"), "--lossless has no effect"),
+        (("digits", "SET", "--arch", "hyperprior"), "goes alone"),
+    ],
+)
+def test_what_has_no_effect_is_refused(tmp_path: Path, photo: Image.Image, words: tuple[str, ...], said: str) -> None:
+    photo.crop((0, 0, 64, 64)).save(tmp_path / "a.png")
+    given = [str(tmp_path) if word == "SET" else word for word in words]
+    done = CliRunner().invoke(app, ["train", *given, "-o", str(tmp_path / "mine.calomodel")])
+    assert isinstance(done.exception, OptionError)
+    assert said in str(done.exception)
+    assert not (tmp_path / "mine.run").exists()
 
 
 def test_folders_without_pictures_are_refused(tmp_path: Path) -> None:

@@ -54,10 +54,28 @@ def read(stream: BinaryIO) -> Samples | None:
     return pages
 
 
-def _read_npy(stream: BinaryIO) -> NDArray[Any]:
+def size_px(path: Path) -> tuple[int, int]:
+    """Height and width of a `.npy` file; reads no samples.
+
+    Raises:
+        InputError: If it is none, or holds no picture.
+    """
+    try:
+        with path.open("rb") as stream:
+            height, width, *_ = _read_header(stream)[0]
+    except _BROKEN as error:
+        raise InputError(f"the bands cannot be read: {error}") from error
+    return height, width
+
+
+def _read_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(stream)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = header(stream)
+    return header(stream)
+
+
+def _read_npy(stream: BinaryIO) -> NDArray[Any]:
+    shape, by_columns, dtype = _read_header(stream)
     data = stream.read()
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(f"{len(data)} bytes of data, where {dtype} {shape} is declared")

@@ -57,6 +57,11 @@ class Wish:
     data_folder: Path | None
     size_px: int | None
 
+    @property
+    def is_set(self) -> bool:
+        """Whether the source is a data set that goes by a name."""
+        return str(self.sources[0]) in datasets.NAMES
+
 
 def train_photo(wish: Wish) -> None:
     """Train a codec with a bar, and write it with its card."""
@@ -87,12 +92,12 @@ def _plan(wish: Wish) -> tuple[Config, str | None, Folder | None]:
     from calotype.learn.data import find_pictures
 
     start = None if wish.start == NONE else wish.start
+    _check_options(wish)
     if wish.recipe is not None:
         refuse_options("--recipe", {"scale": wish.scale})
         plan = config.read(wish.recipe)
         return replace(plan, recipe=replace(plan.recipe, **wish.changes)), start, None
-    is_set = str(wish.sources[0]) in datasets.NAMES
-    found = _data_set(wish) if is_set else folder.inspect(find_pictures(wish.sources))
+    found = _data_set(wish) if wish.is_set else folder.inspect(find_pictures(wish.sources))
     if wish.arch == PHOTO and wish.start is None and wish.scale is None and found.form.channels in (1, 3):
         start = PHOTO
     if start is not None:
@@ -101,12 +106,25 @@ def _plan(wish: Wish) -> tuple[Config, str | None, Folder | None]:
     plan = folder.plan(found, MINUTES, scale, None if start is None else _architecture(start))
     length = {"minutes": 0.0} if "steps" in wish.changes and "minutes" not in wish.changes else {}
     recipe = replace(plan.recipe, **length, **wish.changes)
+    if not recipe.minutes and recipe.steps == folder.ENDLESS:
+        raise OptionError("--minutes 0: training would not end; give some, or --steps")
     if recipe.minutes and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
         raise OptionError("several processes share no clock: say with --steps how long they train")
     _say_found(found, recipe.crop_px, recipe.batch, start or "the principal components of the pictures")
-    about = f"Trained on {found}; from {start or 'nothing'}."
+    about = f"Trained on {found}; from {Path(start).name if start else 'nothing'}."
     card = plan.card | {"name": wish.out.stem, "description": about}
     return replace(plan, recipe=recipe, card=card), start, found
+
+
+def _check_options(wish: Wish) -> None:
+    """Refuse what has no effect on this source."""
+    if not wish.is_set:
+        refuse_options("pictures of your own", {"data": wish.data_folder, "resize": wish.size_px})
+        return
+    name = wish.sources[0]
+    if len(wish.sources) > 1:
+        raise OptionError(f"the data set {name} goes alone: leave out {wish.sources[1]}")
+    refuse_options(f"the data set {name}", {"lossless": wish.lossless, "validation": wish.validation})
 
 
 def _architecture(start: str) -> Architecture:
@@ -123,7 +141,7 @@ def _data(wish: Wish, plan: Config, found: Folder | None, fabric: Fabric) -> Dat
     from calotype.learn.fit import Data
     from calotype.learn.samples import Form
 
-    if str(wish.sources[0]) in datasets.NAMES:
+    if wish.is_set:
         whole = datasets.load(wish.sources[0], wish.data_folder, wish.size_px)
         return Data.of(list(whole.train.images), list(whole.validation.images), fabric.device)
     paths = find_pictures(wish.sources) if found is None else found.paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,18 @@ from calotype import bands, pixels
 from calotype.errors import InputError
 from calotype.pixels import Picture, Samples
 
-FAILURES = (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError, InputError)
+FAILURES = (
+    UnidentifiedImageError,
+    OSError,
+    Image.DecompressionBombError,
+    EOFError,
+    IndexError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    InputError,
+)
 """What files that are no pictures raise."""
 
 
@@ -40,11 +52,10 @@ def size_px(path: Path) -> tuple[int, int] | str:
     """Height and width, or why a file is no picture; decodes nothing."""
     try:
         if bands.is_bands(path):
-            height, width = np.load(path, mmap_mode="r", allow_pickle=False).shape[:2]
-            return height, width
+            return bands.size_px(path)
         with Image.open(path) as image:
             return image.height, image.width
-    except (*FAILURES, EOFError) as error:
+    except FAILURES as error:
         return str(error)
 
 
