@@ -266,3 +266,19 @@ def test_explore_refuses(
     assert _main(monkeypatch, "explore", *(places.get(word, word) for word in words)) in (1, 2)
     assert said in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_explore_a_few_pictures_in_colour(
+    tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer images than latents, so that some never move; no labels."""
+    (tmp_path / "pictures").mkdir()
+    for i in range(24):
+        Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
+    model = tmp_path / "pca.calomodel"
+    assert _main(monkeypatch, "train", tmp_path / "pictures", "--arch", "pca", "-o", model) == 0
+    assert _main(monkeypatch, "explore", model, tmp_path / "pictures", "-o", tmp_path / "out") == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "the images have no labels" in page
+    assert "no posterior" in page
+    assert "page:" in capsys.readouterr().out
