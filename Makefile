@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check docs bench results clean
+.PHONY: demo test fuzz check docs bench results clean
 
 demo: VENV = .venv/demo
 demo:
@@ -24,6 +24,12 @@ check: .venv/dev/installed
 
 test: check docs
 	.venv/dev/bin/python -m pytest
+
+# For hours: make fuzz MINUTES=60
+MINUTES ?= 10
+fuzz: .venv/dev/installed
+	.venv/dev/bin/python fuzz/mutate.py 100000
+	for target in container bundle archive pillow; do .venv/dev/bin/python fuzz/fuzz.py $$target --minutes $(MINUTES) || exit 1; done
 
 docs: .venv/dev/installed
 	.venv/dev/bin/mkdocs build --strict --quiet

@@ -16,6 +16,7 @@ from calotype import bundle, library
 from calotype.bundle import Bundle
 from calotype.errors import InvalidModel, ModelNotFound
 from calotype.proof import prove
+from calotype.work import Budget, check_work
 
 
 @pytest.fixture
@@ -230,3 +231,44 @@ def test_external_data_is_refused(members: dict[str, bytes]) -> None:
     tensor.external_data.add(key="location", value="/etc/passwd")
     with pytest.raises(InvalidModel):
         prove("g", model.SerializeToString())
+
+
+# --- graphs that ask for too much ------------------------------------------------------------------------------------
+
+WORK = Budget({"x": (1, 1, 64, 64)}, 1 << 17, 1 << 25)
+
+
+def _float_graph(*nodes: onnx.NodeProto, **constants: object) -> onnx.ModelProto:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in ("x", "out")]
+    weights = [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in constants.items()]
+    return helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], weights), opset_imports=[helper.make_opsetid("", 17)]
+    )
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        helper.make_node("ConvTranspose", ["x", "w"], ["out"], strides=[100, 100]),
+        helper.make_node("Conv", ["x", "w"], ["out"], pads=[1 << 20] * 4),
+        helper.make_node("MaxPool", ["x"], ["out"], kernel_shape=[64, 64], pads=[63] * 4),
+    ],
+    ids=["strides", "padding", "pooling"],
+)
+def test_graphs_that_ask_for_too_much(node: onnx.NodeProto) -> None:
+    with pytest.raises(InvalidModel, match="the limit"):
+        check_work("g", _float_graph(node, w=np.ones((1, 1, 3, 3))), WORK)
+
+
+def test_one_weight_used_often() -> None:
+    names = ["x", *(f"t{i}" for i in range(1999)), "out"]
+    nodes = [helper.make_node("Conv", [a, "w"], [b], pads=[1] * 4) for a, b in pairwise(names)]
+    check_work("g", _float_graph(*nodes[:3], helper.make_node("Abs", ["t2"], ["out"]), w=np.ones((1, 1, 3, 3))), WORK)
+    with pytest.raises(InvalidModel, match="multiplications"):
+        check_work("g", _float_graph(*nodes, w=np.ones((1, 1, 3, 3))), WORK)
+
+
+def test_weights_that_multiply_each_other() -> None:
+    nodes = [helper.make_node("Mul", ["a", "b"], ["w"]), helper.make_node("Mul", ["x", "w"], ["out"])]
+    with pytest.raises(InvalidModel, match="the limit"):
+        check_work("g", _float_graph(*nodes, a=np.ones((1, 1 << 13, 1, 1)), b=np.ones((1, 1, 64, 64))), WORK)

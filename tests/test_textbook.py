@@ -242,8 +242,10 @@ def test_bad_members_are_refused(pca: TextbookBundle, tmp_path: Path, member: st
 
 
 def test_a_graph_of_another_size_is_refused(pca: TextbookBundle, images: Images, tmp_path: Path) -> None:
-    wrong = {"image": [4, 8, 1]}
-    model = Model(bundle_of(library.find_any(_written(pca, tmp_path / "bad.calomodel", wrong))))
+    path = _written(pca, tmp_path / "bad.calomodel", {"image": [4, 8, 1]})
+    with pytest.raises(InvalidModel, match="shapes"):
+        library.find_any(path)
+    model = Model(bundle_of(bundle.read_file(path)))
     with pytest.raises(InvalidModel, match="encoder"):
         chunk.pack_images(model, images[:, :4], 100)
 

@@ -63,9 +63,9 @@ def vetted(file: ModelFile) -> AnyBundle:
     if isinstance(model, Bundle):
         proof.vet(model)
     elif isinstance(model, TextbookBundle):
-        proof.vet_float(model)
+        proof.vet_float(model, model.inputs)
     else:
-        proof.vet_exact(model)
+        proof.vet_exact(model, model.inputs)
     return model
 
 

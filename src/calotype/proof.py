@@ -7,7 +7,7 @@ stay below 2^24: then every partial sum is a number that float32 holds, and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calotype.bundle import MAX_BUNDLE_BYTES, Bundle, ModelFile
 from calotype.errors import InvalidModel
+from calotype.work import Budget, Shape, check_work
 
 EXACT_LIMIT = 2.0**24
 OPSET = 17
@@ -30,6 +31,8 @@ MAX_CHANNELS, MAX_ALL_CHANNELS = 1 << 17, 1 << 22
 """Of a tensor, and of all tensors of a graph together: what a proof takes memory for."""
 SMALLEST_GRID, LARGEST_VALUE = 2.0**-100, 2.0**100
 """Far within float32's normal numbers."""
+TILE_WORK, IMAGE_WORK = (1 << 17, 1 << 30), (1 << 22, 1 << 31)
+"""Values of a tensor and multiplications of a graph, for 64x64 pixels and for a small image."""
 RESULTS = {"features": 512, "mean": 8184, "index": 63}
 """Outputs of the prior's graphs: integers within these limits."""
 
@@ -233,8 +236,8 @@ def prove(name: str, raw: bytes) -> list[Layer]:
         raise InvalidModel(f"{name}: the graph is not of the form that can be proved exact: {error!r}") from error
 
 
-def vet_exact(file: ModelFile) -> None:
-    """Prove all graphs of a model file that has only exact ones, before any of them runs.
+def vet_exact(file: ModelFile, inputs: Mapping[str, Shape]) -> None:
+    """Prove all graphs of a model file that has only exact ones, for inputs of these shapes, before any of them runs.
 
     Raises:
         InvalidModel: If one is not proved.
@@ -242,17 +245,18 @@ def vet_exact(file: ModelFile) -> None:
     for name, raw in file.members.items():
         if name.endswith(".onnx"):
             prove(name, raw)
+            check_work(name, _parse(name, raw, EXACT_OPERATORS), Budget(inputs, *IMAGE_WORK))
 
 
-def vet_float(file: ModelFile) -> None:
-    """Check all graphs of a model file that has none that must be exact, before any of them runs.
+def vet_float(file: ModelFile, inputs: Mapping[str, Shape]) -> None:
+    """Check all graphs of a model file that has none that must be exact, for inputs of these shapes, before any runs.
 
     Raises:
         InvalidModel: If anything in one is not allowed.
     """
     for name, raw in file.members.items():
         if name.endswith(".onnx"):
-            _parse(name, raw, SMALL_OPERATORS)
+            check_work(name, _parse(name, raw, SMALL_OPERATORS), Budget(inputs, *IMAGE_WORK))
 
 
 def vet(bundle: Bundle) -> None:
@@ -266,7 +270,23 @@ def vet(bundle: Bundle) -> None:
     exact = {"h_s.onnx", *manifest.step_graphs}
     writers = {"h_a.onnx", *(head.analysis for head in manifest.heads)} & set(bundle.members)
     free = writers | {manifest.preview, *(head.graph for head in manifest.heads)}
-    for name in exact:
+    budget = Budget(_tile_inputs(bundle), *TILE_WORK)
+    for name in sorted(exact):
         prove(name, bundle.members[name])
-    for name in free:
-        _parse(name, bundle.members[name], FLOAT_OPERATORS)
+        check_work(name, _parse(name, bundle.members[name], EXACT_OPERATORS), budget)
+    for name in sorted(free):
+        check_work(name, _parse(name, bundle.members[name], FLOAT_OPERATORS), budget)
+
+
+def _tile_inputs(bundle: Bundle) -> dict[str, Shape]:
+    """All that graphs of a photo codec may be given for 64x64 pixels."""
+    m = bundle.manifest
+    return {
+        "z": (1, m.z_channels, 1, 1),
+        "level_bias": (1, m.prior_channels, 1, 1),
+        "features": (1, m.prior_channels, 4, 4),
+        "known": (1, m.y_channels, 4, 4),
+        "y": (1, m.y_channels, 4, 4),
+        "x": (1, m.channels, 64, 64),
+        "level": (1,),
+    }

@@ -73,6 +73,11 @@ class LatentBundle(ModelFile):
     scales: Family
     pixels: Family
 
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what its graphs are given for one image."""
+        return {"x": (1, *self.form.x), **{f"z_{i}": (1, *shape) for i, shape in enumerate(self.form.latents)}}
+
 
 def _positive(values: Any, count: int, limit: int) -> tuple[int, ...]:
     if len(values) != count or any(type(v) is not int or not 1 <= v <= limit for v in values):

@@ -79,6 +79,12 @@ class TextbookBundle(ModelFile):
         """How many numbers an image becomes."""
         return len(self.tables.tables)
 
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what its graphs are given for one image."""
+        height, width, channels = self.image
+        return {"x": (1, channels, height, width), "y": (1, self.latents)}
+
     def at_level(self, level: int) -> tuple[Tables, tuple[Floats, ...]]:
         """Tables of the latents' symbols at a level, and the value of each symbol; made once."""
         step = step_of(level)

@@ -1,0 +1,56 @@
+"""Short runs of what `make fuzz` does for hours, and every input that once broke something."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "fuzz"))
+
+import mutate
+import mutations
+import targets
+
+ONCE_BROKE = sorted((targets.CORPUS / "found").glob("*"))
+
+
+def test_no_change_goes_unnoticed() -> None:
+    counts = mutate.tally(350, seed=1)
+    assert counts.total() == 350
+    assert {kind for _, kind, _ in counts} == {kind.__name__ for kind in mutations.PLAIN}
+
+
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_bytes_with_sound_checksums_end_in_a_result_or_our_error(name: str) -> None:
+    rng, data = random.Random(2), (targets.CORPUS / targets.FIRST[name]).read_bytes()
+    outcomes = [targets.run(name, mutations.signed(name, data, rng)) for _ in range(40)]
+    assert None in outcomes
+
+
+@pytest.mark.parametrize("path", ONCE_BROKE, ids=lambda path: path.name)
+def test_what_once_broke_something(path: Path) -> None:
+    targets.run(path.name.split("-")[0], path.read_bytes())
+
+
+@pytest.mark.parametrize("name", targets.TARGETS)
+def test_the_corpus_is_sound(name: str) -> None:
+    assert targets.run(name, (targets.CORPUS / targets.FIRST[name]).read_bytes())
+
+
+def test_signing_makes_checksums_hold() -> None:
+    data = (targets.CORPUS / "tiles.calo").read_bytes()
+    broken = data[:8] + bytes(4) + data[12:]
+    assert mutations.resigned(data) == data
+    assert mutations.resigned(broken) != broken
+
+
+def test_the_harness_notices_what_is_none_of_our_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: bytes) -> targets.Result:
+        raise KeyError
+
+    monkeypatch.setitem(targets.TARGETS, "container", fails)
+    with pytest.raises(KeyError):
+        targets.run("container", b"")
