@@ -67,7 +67,7 @@ def decode(
     if output is None and len(inputs) == 2 and not inputs[1].lower().endswith(".calo"):
         output = inputs.pop()
     several = recursive or len(inputs) > 1
-    suffix = pictures.suffix_to_write(format, None if several else output)
+    suffix = pictures.suffix_to_write(format, None if several else output, others=["npy"])
     plan = files.plan(inputs, output, f".{suffix}", recursive=recursive, wanted=_is_calo)
     bundle = None if model is None else library.find_any(model)
     view = {"region": None if region is None else _parse_region(region), "preview": preview}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,13 +135,13 @@ def pixel_limit(most: int | None) -> Generator[None]:
         Image.MAX_IMAGE_PIXELS = usual
 
 
-def suffix_to_write(chosen: str | None, output: str | None) -> str:
-    """The format to write, as a name in FORMATS or npy: the chosen one, else that of the output, else png."""
+def suffix_to_write(chosen: str | None, output: str | None, others: Sequence[str] = ()) -> str:
+    """The format to write, as a name in FORMATS or in others: the chosen one, else that of the output, else png."""
     if chosen is None and (output is None or output.endswith("/") or Path(output).is_dir()):
         return "png"
     suffix = (Path(output or "").suffix if chosen is None else chosen).lower().removeprefix(".") or "png"
-    if suffix not in FORMATS and suffix != "npy":
-        raise typer.BadParameter(f"{suffix!r} is not a format to write; choose --format of npy, {', '.join(FORMATS)}")
+    if suffix not in (known := (*others, *FORMATS)):
+        raise typer.BadParameter(f"{suffix!r} is not a format to write; choose --format of {', '.join(known)}")
     return suffix
 
 
