@@ -12,18 +12,25 @@ import numpy as np
 from PIL import Image
 
 from calotype.bench.codecs import AVIF_PSNR, WEBP, codec_named, quality_at_size
-from calotype.bench.comparison import Cell, side_by_side
+from calotype.bench.comparison import CROP_PX, Cell, side_by_side
 from calotype.bench.measure import read_rgb
 from calotype.bench.metrics import psnr_db
 
 OTHERS = ("photo", AVIF_PSNR.name, WEBP.name)
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """A picture that is smaller than a cell with white around it."""
+    sheet = Image.new("RGB", (max(image.width, CROP_PX), max(image.height, CROP_PX)), "white")
+    sheet.paste(image)
+    return sheet
+
+
 def row_of(picture: Path, quality: float, model: str) -> list[Cell]:
     """The original, then what came back from each codec."""
     original = read_rgb(picture)
     size = len(codec_named(model).encode(original, quality))
-    cells = [Cell(original, picture.stem, f"{original.width}x{original.height}")]
+    cells = [Cell(on_white(original), picture.stem, f"{original.width}x{original.height}")]
     for name in (model, *OTHERS):
         codec = codec_named(name)
         chosen = quality if name == model else quality_at_size(codec, original, size)
@@ -31,7 +38,7 @@ def row_of(picture: Path, quality: float, model: str) -> list[Cell]:
         decoded: Image.Image = codec.decode(data)
         larger = "*" if len(data) > size else ""
         db = psnr_db(np.asarray(original), np.asarray(decoded))
-        cells.append(Cell(decoded, Path(name).stem, f"{len(data):,}{larger} bytes, {db:.2f} dB"))
+        cells.append(Cell(on_white(decoded), Path(name).stem, f"{len(data):,}{larger} bytes, {db:.2f} dB"))
     return cells
 
 
