@@ -94,3 +94,13 @@ def test_bands_are_never_taken_for_alpha(tmp_path: Path, rng: np.random.Generato
     done = CliRunner().invoke(app, ["encode", str(tmp_path / "a.npy")])
     assert done.exit_code == 1
     assert "4 bands; the model photo codes 3" in done.output
+
+
+def test_pages_are_no_colours_unless_a_model_is_named(tmp_path: Path, rng: np.random.Generator) -> None:
+    source = tmp_path / "a.tif"
+    source.write_bytes(bands.serialise(_stack(rng, np.uint8, 3), ".tif"))
+    refused = CliRunner().invoke(app, ["encode", str(source)])
+    assert refused.exit_code == 1
+    assert "holds 3 pictures" in refused.output
+    done = CliRunner().invoke(app, ["encode", str(source), "-m", "photo"])
+    assert done.exit_code == 0, done.output

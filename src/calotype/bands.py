@@ -33,8 +33,8 @@ _BROKEN = (
 )
 
 
-def read(stream: BinaryIO) -> Samples | None:
-    """The samples (h, w, c) of a `.npy` file, or of a TIFF of 2 to 16 grey pages of one size; None if it is neither.
+def read(stream: BinaryIO, *, pages: bool = True) -> Samples | None:
+    """The samples (h, w, c) of a `.npy` file or, with `pages`, of a TIFF of 2 to 16 grey ones of one size; else None.
 
     The stream then stands where it was.
 
@@ -47,11 +47,11 @@ def read(stream: BinaryIO) -> Samples | None:
     try:
         if magic == _NPY:
             return _checked(_read_npy(stream))
-        pages = _read_pages(stream) if magic.startswith(_TIFF) else None
+        samples = _read_pages(stream) if pages and magic.startswith(_TIFF) else None
     except _BROKEN as error:
         raise InputError(f"the bands cannot be read: {error}") from error
     stream.seek(start)
-    return pages
+    return samples
 
 
 def size_px(path: Path) -> tuple[int, int]:

@@ -75,7 +75,7 @@ def encode(
     """Encode pictures as .calo files.
 
     `calotype encode photo.png` writes photo.calo; `calotype encode photo.png small.calo` names the output. Pictures of
-    several bands are .npy files (h, w, c) and TIFFs of a page for each band.
+    several bands are .npy files (h, w, c) and, with --model or --lossless, TIFFs of a page for each band.
     """
     _refuse_together(quality=quality, bpp=bpp, size=size, psnr=psnr, lossless=lossless)
     _refuse_together(model=model, lossless=lossless)
@@ -89,7 +89,8 @@ def encode(
     rate = {"quality": quality, "bpp": bpp, "size": size, "psnr": psnr, "lossless": lossless}
     encoder = partial(calotype.encode, **rate, effort=effort, head=head, model=bundle, strip=strip)
     verifier = partial(_verify, model=bundle, strip=strip, lossless=lossless) if verify else None
-    work = partial(_encode, encoder=encoder, verifier=verifier, bundle=bundle, overwrite=overwrite)
+    pages = lossless or model is not None  # else those of a document would become red, green and blue
+    work = partial(_encode, encoder=encoder, verifier=verifier, bundle=bundle, pages=pages, overwrite=overwrite)
     is_done = partial(files.is_done, is_whole=_is_whole) if resume else None
     with pictures.pixel_limit(max_pixels or None):
         batch.run(plan, work, threads=jobs, quiet=quiet, is_done=is_done)
@@ -110,11 +111,12 @@ def _encode(
     encoder: Callable[[Images], bytes],
     verifier: Callable[[bytes, Images], str] | None,
     bundle: ModelFile | None,
+    pages: bool,
     overwrite: bool,
 ) -> batch.Made:
     files.check_target(job, overwrite=overwrite)
     with files.opened(job.source) as stream:
-        image, cut = pictures.read_any(stream)
+        image, cut = pictures.read_any(stream, pages=pages)
         if cut and bundle is None:
             raise InputError(pictures.CUT)
         if isinstance(image, np.ndarray) and isinstance(bundle, Bundle):

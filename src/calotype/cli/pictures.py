@@ -81,9 +81,9 @@ def holds_picture(path: Path) -> bool:
     return is_picture(path) or bands.is_bands(path)
 
 
-def read_any(stream: BinaryIO) -> tuple[Image.Image | Samples, bool]:
-    """As `read`, but the samples (h, w, c) of a file of bands."""
-    samples = bands.read(stream)
+def read_any(stream: BinaryIO, *, pages: bool = True) -> tuple[Image.Image | Samples, bool]:
+    """As `read`, but the samples (h, w, c) of a file of bands; those of a TIFF are its `pages`, if they may be."""
+    samples = bands.read(stream, pages=pages)
     return read(stream) if samples is None else (samples, False)
 
 
