@@ -15,7 +15,7 @@ import calotype
 import calotype.pillow
 from calotype import bundle, container
 from calotype.cli import app
-from calotype.errors import DamagedFile, LimitExceeded, OptionError
+from calotype.errors import DamagedFile, InputError, LimitExceeded, OptionError
 from calotype.learn.export import family, members
 from calotype.learn.model import Codec
 from calotype.pixels import reduced, to_unit
@@ -154,7 +154,7 @@ def test_reduced_is_the_mean_of_what_there_is() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"region": (0, 0, 0, 5)}, {"region": (-1, 0, 5, 5)}, {"region": (100, 0, 101, 1)}, {"region": (0, 151, 1, 1)},
+        {"region": (0, 0, 0, 5)}, {"region": (-1, 0, 5, 5)}, {"region": (0, -1, 5, 5)}, {"region": (0, 0, 5, -1)},
         {"region": (0, 0, 5)}, {"region": (0, 0, 5, 5.5)}, {"region": 7}, {"preview": 0}, {"preview": 3},
         {"preview": 128}, {"preview": 2, "region": (0, 0, 5, 5)},
     ],
@@ -162,6 +162,21 @@ def test_reduced_is_the_mean_of_what_there_is() -> None:
 def test_views_that_there_are_not(small_file: bytes, options: dict[str, object]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
         calotype.decode(small_file, **options)
+
+
+@pytest.mark.parametrize("region", [(100, 0, 101, 1), (0, 151, 1, 1), (200, 0, 1, 1)])
+def test_regions_beyond_this_picture(small_file: bytes, region: tuple[int, int, int, int]) -> None:
+    with pytest.raises(InputError, match="200x151"):
+        calotype.decode(small_file, region=region)
+
+
+def test_a_picture_without_the_region_does_not_end_a_batch(tmp_path: Path) -> None:
+    for name, side in (("a", 30), ("b", 9), ("c", 30)):
+        (tmp_path / f"{name}.calo").write_bytes(calotype.encode(np.zeros((side, side), np.uint8), lossless=True))
+    result = CliRunner().invoke(app, ["decode", "-r", str(tmp_path), "--region", "5,5,20,20"])
+    assert result.exit_code == 1
+    assert "b.calo: region" in result.stderr
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["a.png", "c.png"]
 
 
 def test_a_small_region_of_a_picture_over_the_limit(small_file: bytes) -> None:
@@ -226,6 +241,42 @@ def test_pictures_over_the_limit_are_refused_before_they_are_decoded(picture: Im
         assert result.exit_code == status
         assert ("--max-pixels" in result.stderr) == bool(status)
     assert Image.MAX_IMAGE_PIXELS < calotype.codec.MAX_PIXELS
+
+
+@pytest.mark.parametrize("name", ["bands.npy", "pages.tif", "page.tif"])
+@pytest.mark.parametrize("most", [9, 17, 18])
+def test_bands_over_the_limit_are_refused(tmp_path: Path, name: str, most: int) -> None:
+    path, bands = tmp_path / name, np.zeros((3, 6, 3), np.uint8)
+    if name == "bands.npy":
+        np.save(path, bands)
+    else:
+        first, *others = map(Image.fromarray, bands.transpose(2, 0, 1))
+        first.save(path, save_all=True, append_images=others if name == "pages.tif" else [])
+    result = CliRunner().invoke(app, ["encode", str(path), "--lossless", "--max-pixels", str(most)])
+    assert (result.exit_code == 0) == (most == 18)
+    assert (f"more than {most} pixels: --max-pixels" in result.stderr) == (most < 18)
+
+
+def test_pack_takes_what_encode_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["calotype.cli.pack"], "MAX_PIXELS", 1000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    for name, side in (("a", 30), ("b", 40)):
+        Image.new("L", (side, side)).save(tmp_path / f"{name}.png")
+    result = CliRunner().invoke(app, ["pack", str(tmp_path), str(tmp_path / "x.caloset"), "--lossless"])
+    assert result.exit_code == 1
+    assert "b.png: more than 1000 pixels" in result.stderr
+    assert "a.png stored" in result.stderr
+
+
+def test_large_outputs_are_seen_as_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.calo"
+    path.write_bytes(calotype.encode(np.zeros((30, 30), np.uint8), lossless=True))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert CliRunner().invoke(app, ["decode", str(path)]).exit_code == 0
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    result = CliRunner().invoke(app, ["decode", str(path), "--resume"])
+    assert result.exit_code == 0
+    assert "1 done before" in result.stderr
 
 
 MEASURE = """

@@ -21,16 +21,7 @@ SUFFIXES = (".npy", ".tif", ".tiff")
 _NPY = b"\x93NUMPY"
 _TIFF = (b"II*\0", b"MM\0*")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L")
-_BROKEN = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    OverflowError,
-    SyntaxError,
-    TokenError,
-    Image.DecompressionBombError,
-)
+_BROKEN = (OSError, EOFError, ValueError, TypeError, OverflowError, SyntaxError, TokenError)
 
 
 def read(stream: BinaryIO, *, pages: bool = True) -> Samples | None:
@@ -40,6 +31,7 @@ def read(stream: BinaryIO, *, pages: bool = True) -> Samples | None:
 
     Raises:
         InputError: If it is one, but damaged, or not of 1 to 16 bands of uint8 or uint16.
+        Image.DecompressionBombError: If a page has more pixels than Pillow opens.
     """
     start = stream.tell()
     magic = stream.read(len(_NPY))

@@ -294,7 +294,8 @@ def decode(
         FormatError: If the bytes are not a sound `.calo` file, or over the limit.
         InexactRuntime: If this machine's runtime does not compute the prior exactly.
         ModelNotFound: If the file's model is not installed.
-        OptionError: If the picture has no such region, or region and preview are given.
+        InputError: If the region does not lie within the picture.
+        OptionError: If there can be no such region or preview, or both are given.
     """
     if (channels := container.unpack_header(data).channels) not in (1, 3):
         raise UnsupportedFile(

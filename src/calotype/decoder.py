@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from calotype import lossless, pixels
 from calotype.container import Coding, Container, Header
-from calotype.errors import LimitExceeded, OptionError
+from calotype.errors import InputError, LimitExceeded, OptionError
 from calotype.pixels import Part, Picture, Samples
 from calotype.prior import Latents, decode_tile
 from calotype.runtime import HALO_PX, Runtime
@@ -55,14 +55,15 @@ def view_of(
     """What a caller asks for: a region (x, y, width, height), a preview of 1/n, or all.
 
     Raises:
-        OptionError: If there is no such region or preview.
+        OptionError: If there can be no such region or preview.
+        InputError: If the region does not lie within this picture.
         LimitExceeded: If it is of more pixels than `max_pixels`; a preview counts as the whole picture.
     """
     if region is not None and preview is not None:
         raise OptionError("region and preview are given; they exclude each other")
     if preview is not None and preview not in SCALES:
         raise OptionError(f"preview {preview!r} is not one of {', '.join(map(str, SCALES))}")
-    view = View(whole_of(header).box if region is None else _box_of(header, region), preview or 1)
+    view = View(whole_of(header).box if region is None else _box_of(header, region), int(preview or 1))
     pixel_count = view.box.height * view.box.width
     if max_pixels is not None and pixel_count > max_pixels:
         size = f"{view.box.width}x{view.box.height}"
@@ -75,9 +76,11 @@ def _box_of(header: Header, region: tuple[int, int, int, int]) -> Box:
         x, y, width, height = map(index, region)
     except (TypeError, ValueError) as error:
         raise OptionError(f"region {region!r} is not four integers: x, y, width, height") from error
+    if width < 1 or height < 1 or x < 0 or y < 0:
+        raise OptionError(f"region {region} begins before the picture or is of no pixels")
     box = Box(y, x, height, width)
-    if width < 1 or height < 1 or x < 0 or y < 0 or box.right > header.width or box.bottom > header.height:
-        raise OptionError(f"region {region} does not lie within the picture of {header.width}x{header.height} pixels")
+    if box.right > header.width or box.bottom > header.height:
+        raise InputError(f"region {region} does not lie within the picture of {header.width}x{header.height} pixels")
     return box
 
 

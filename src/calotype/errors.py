@@ -11,7 +11,7 @@ CalotypeError
 ├── ModelError           a model cannot be had or used
 │   ├── ModelNotFound    no installed model has this id or name
 │   └── InvalidModel     a model file breaks the rules for bundles
-├── InputError           a picture cannot be encoded as asked
+├── InputError           a picture cannot be encoded, or has no such part, as asked
 └── OptionError          an option's value is out of range, or options contradict each other (also a ValueError)
 ```
 """
@@ -60,7 +60,7 @@ class InvalidModel(ModelError):  # noqa: N818
 
 
 class InputError(CalotypeError):
-    """A picture cannot be encoded as asked."""
+    """A picture cannot be encoded, or has no such part, as asked."""
 
 
 class OptionError(CalotypeError, ValueError):

@@ -79,7 +79,8 @@ def decode(
         _decode, reader=reader, decoder=decoder, array_decoder=array_decoder, suffix=suffix, overwrite=overwrite
     )
     is_done = partial(files.is_done, is_whole=pictures.is_whole) if resume else None
-    batch.run(plan, work, threads=jobs, quiet=quiet, is_done=is_done)
+    with pictures.pixel_limit(None):  # of outputs that are there; that of inputs is the decoder's
+        batch.run(plan, work, threads=jobs, quiet=quiet, is_done=is_done)
 
 
 def _is_calo(path: Path) -> bool:

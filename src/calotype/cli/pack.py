@@ -26,7 +26,7 @@ from calotype.bundle import Bundle, ModelFile
 from calotype.cli import files, pictures
 from calotype.cli.console import STDERR, complain, note_preview, refuse_options, say, shown
 from calotype.cli.train import train as train_model
-from calotype.codec import DEFAULT_QUALITY, level_of
+from calotype.codec import DEFAULT_QUALITY, MAX_PIXELS, level_of
 from calotype.errors import CalotypeError, FormatError, InputError, OptionError
 from calotype.pixels import from_image
 from calotype.small import SmallModel, chunk_images, image_of, small_model
@@ -102,7 +102,8 @@ def pack(
         raise OptionError("--embed-model: no model is used; name one with --model")
     if chosen is not None and chosen.status == "preview" and not (embed_model or quiet):
         note_preview(chosen.name)
-    with _finally_at(out, overwrite=overwrite) as path, ArchiveWriter(path) as archive:
+    limited = pictures.pixel_limit(MAX_PIXELS)
+    with limited, _finally_at(out, overwrite=overwrite) as path, ArchiveWriter(path) as archive:
         if embed_model and chosen is not None:
             archive.add_model(chosen)
         if chosen is None or isinstance(chosen, Bundle):

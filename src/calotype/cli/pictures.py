@@ -63,6 +63,8 @@ FORMATS = {
 METADATA = ("exif", "icc_profile", "xmp")
 """Names of metadata in `info` of Pillow's images and, mostly, among the options of `save`."""
 
+_TOO_LARGE = (Image.DecompressionBombWarning, Image.DecompressionBombError)
+
 CUT = "colour of over 8 bits a sample, which Pillow reads as 8: --lossless cannot keep it"
 
 _XMP_TAG = 700
@@ -83,8 +85,19 @@ def holds_picture(path: Path) -> bool:
 
 def read_any(stream: BinaryIO, *, pages: bool = True) -> tuple[Image.Image | Samples, bool]:
     """As `read`, but the samples (h, w, c) of a file of bands; those of a TIFF are its `pages`, if they may be."""
-    samples = bands.read(stream, pages=pages)
-    return read(stream) if samples is None else (samples, False)
+    try:
+        samples = bands.read(stream, pages=pages)
+    except _TOO_LARGE as error:
+        raise _too_large() from error
+    if samples is None:
+        return read(stream)
+    if Image.MAX_IMAGE_PIXELS is not None and samples[..., 0].size > Image.MAX_IMAGE_PIXELS:
+        raise _too_large()
+    return samples, False
+
+
+def _too_large() -> InputError:
+    return InputError(f"more than {Image.MAX_IMAGE_PIXELS} pixels: --max-pixels of `calotype encode` allows more")
 
 
 def read(stream: BinaryIO) -> tuple[Image.Image, bool]:
@@ -100,8 +113,8 @@ def read(stream: BinaryIO) -> tuple[Image.Image, bool]:
         image.load()
     except Image.UnidentifiedImageError as error:
         raise InputError("not a picture that Pillow can read: no picture, an unusual kind, or a broken one") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(f"more than {Image.MAX_IMAGE_PIXELS} pixels: --max-pixels allows more") from error
+    except _TOO_LARGE as error:
+        raise _too_large() from error
     except MemoryError:
         raise
     except Exception as error:  # whatever a plugin raises on broken input
