@@ -257,6 +257,14 @@ def test_bands_over_the_limit_are_refused(tmp_path: Path, name: str, most: int) 
     assert (f"more than {most} pixels: --max-pixels" in result.stderr) == (most < 18)
 
 
+def test_the_limit_is_of_pixels_not_of_planes(tmp_path: Path) -> None:
+    path = tmp_path / "deep.npy"
+    np.save(path, np.arange(18, dtype=np.uint16).reshape(3, 6) * 3000)
+    options = ["--lossless", "--verify", "--max-pixels", "18"]
+    result = CliRunner().invoke(app, ["encode", str(path), *options])
+    assert result.exit_code == 0, result.stderr
+
+
 def test_pack_takes_what_encode_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["calotype.cli.pack"], "MAX_PIXELS", 1000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
