@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -46,17 +49,27 @@ class TorchRuntime(Runtime):
             return run_graph(self.bundle.members[graph], inputs)
 
 
+@cache
+def _compiled(graph: bytes) -> Any:
+    import openvino as ov
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
+    return ov.compile_model(ov.Core().read_model(graph, b""), "CPU", settings)
+
+
+def _run_by_openvino(graph: bytes, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    result = _compiled(graph)(inputs)
+    return [result[i] for i in range(len(result))]
+
+
+@cache
+def _apart() -> ProcessPoolExecutor:
+    """A process of its own: beside OpenVINO's threads, a child after forked workers crashes its parent."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
 class OpenVinoRuntime(Runtime):
     """OpenVINO, held to float32."""
 
     def run(self, graph: str, **inputs: Any) -> list[np.ndarray]:
-        import openvino as ov
-
-        if not hasattr(self, "_compiled"):
-            self._compiled: dict[str, Any] = {}
-        if graph not in self._compiled:
-            settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
-            model = ov.Core().read_model(self.bundle.members[graph], b"")
-            self._compiled[graph] = ov.compile_model(model, "CPU", settings)
-        result = self._compiled[graph](inputs)
-        return [result[i] for i in range(len(result))]
+        return _apart().submit(_run_by_openvino, self.bundle.members[graph], inputs).result()
