@@ -30,9 +30,9 @@ def test_bytes_with_sound_checksums_end_in_a_result_or_our_error(name: str) -> N
     assert None in outcomes
 
 
-@pytest.mark.parametrize("path", ONCE_BROKE, ids=lambda path: path.name)
-def test_what_once_broke_something(path: Path) -> None:
-    targets.run(path.name.split("-")[0], path.read_bytes())
+def test_what_once_broke_something() -> None:
+    for path in ONCE_BROKE:
+        targets.run(path.name.split("-")[0], path.read_bytes())
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
