@@ -36,7 +36,7 @@ def _checked(name: str, data: bytes) -> None:
         raise
 
 
-def _guided(name: str, seconds: float, work: Path) -> None:
+def _guided(name: str, seconds: float, kept: Path) -> None:
     """libFuzzer, guided by the coverage of calotype's code."""
     import atheris
 
@@ -50,9 +50,9 @@ def _guided(name: str, seconds: float, work: Path) -> None:
             return atheris.Mutate(data, most)
         return mutations.signed(name, data, rng)[:most]
 
-    work.mkdir(parents=True, exist_ok=True)
+    kept.mkdir(parents=True, exist_ok=True)
     for i, seed in enumerate(_seeds(name, targets.CORPUS)):
-        (work / f"seed-{i}").write_bytes(seed)
+        (kept / f"seed-{i}").write_bytes(seed)
     options = [
         f"-max_total_time={round(seconds)}",
         "-max_len=200000",
@@ -60,7 +60,7 @@ def _guided(name: str, seconds: float, work: Path) -> None:
         "-timeout=600",
         "-print_final_stats=1",
     ]
-    atheris.Setup([sys.argv[0], str(work), *options], lambda data: _checked(name, data), custom_mutator=mutator)
+    atheris.Setup([sys.argv[0], str(kept), *options], lambda data: _checked(name, data), custom_mutator=mutator)
     atheris.Fuzz()
 
 
@@ -84,12 +84,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--blind", action="store_true", help="without atheris")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=Path("fuzz/work"), help="where what atheris keeps lies")
+    parser.add_argument("--kept", type=Path, default=Path("fuzz/kept"), help="where what atheris keeps lies")
     given = parser.parse_args()
     if given.blind:
         _blind(given.target, 60 * given.minutes, given.seed)
     else:
-        _guided(given.target, 60 * given.minutes, given.work / given.target)
+        _guided(given.target, 60 * given.minutes, given.kept / given.target)
     sys.stdout.flush()
     os._exit(0)
 

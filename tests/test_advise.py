@@ -33,7 +33,7 @@ def test_bytes_at_a_psnr_lie_between_those_of_neighbouring_qualities(small_photo
 
 def test_a_picture_that_comes_back_exactly_has_a_number(tmp_path: Path) -> None:
     Image.new("L", (64, 64), 128).save(tmp_path / "blank.png")
-    *_, found = advice.advise([tmp_path / "blank.png"], 100)
+    *_, found = advice.advise([tmp_path / "blank.png"], 100, 12)
     assert found is not None
     assert found.psnr_db <= advice.EXACT_DB
     json.dumps(asdict(found), allow_nan=False)
@@ -75,7 +75,7 @@ def test_nothing_to_advise_on(pictures: Path, tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (pictures / name).unlink()
     with pytest.raises(InputError, match="none of 1"):
-        list(advice.advise([pictures / "c.png"], 60))
+        list(advice.advise([pictures / "c.png"], 60, 12))
     empty = tmp_path / "empty"
     empty.mkdir()
     for folder in (empty, tmp_path / "none"):

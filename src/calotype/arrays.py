@@ -6,19 +6,16 @@ import gzip
 import io
 import struct
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calotype import datasets
+from calotype import bands, datasets
 from calotype.errors import InputError
 
 Images = NDArray[np.uint8]
 _IDX_SUFFIXES = (".idx", "-ubyte")
 _UNSIGNED_BYTE = 8
-_UNREADABLE = (OSError, EOFError, ValueError, TypeError, OverflowError, SyntaxError, TokenError)
-"""What numpy raises for headers that make no sense."""
 
 
 def is_array(path: Path) -> bool:
@@ -37,7 +34,7 @@ def read(path: Path) -> Images:
         images = np.lib.format.open_memmap(path, mode="r") if is_npy else datasets.read_idx(path)
     except FileNotFoundError:
         raise
-    except _UNREADABLE as error:
+    except bands.UNREADABLE as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
         raise InputError(f"{path}: {images.dtype} {images.shape}, not unsigned bytes (n, h, w) or (n, h, w, c)")

@@ -21,7 +21,8 @@ SUFFIXES = (".npy", ".tif", ".tiff")
 _NPY = b"\x93NUMPY"
 _TIFF = (b"II*\0", b"MM\0*")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L")
-_BROKEN = (OSError, EOFError, ValueError, TypeError, OverflowError, SyntaxError, TokenError)
+UNREADABLE = (OSError, EOFError, ValueError, TypeError, OverflowError, SyntaxError, TokenError)
+"""What numpy raises for files that are cut, and for headers that make no sense."""
 
 
 def read(stream: BinaryIO, *, pages: bool = True) -> Samples | None:
@@ -40,7 +41,7 @@ def read(stream: BinaryIO, *, pages: bool = True) -> Samples | None:
         if magic == _NPY:
             return _checked(_read_npy(stream))
         samples = _read_pages(stream) if pages and magic.startswith(_TIFF) else None
-    except _BROKEN as error:
+    except UNREADABLE as error:
         raise InputError(f"the bands cannot be read: {error}") from error
     stream.seek(start)
     return samples
@@ -55,7 +56,7 @@ def size_px(path: Path) -> tuple[int, int]:
     try:
         with path.open("rb") as stream:
             height, width, *_ = _read_header(stream)[0]
-    except _BROKEN as error:
+    except UNREADABLE as error:
         raise InputError(f"the bands cannot be read: {error}") from error
     return height, width
 

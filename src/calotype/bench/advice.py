@@ -21,7 +21,6 @@ from calotype.errors import InputError
 from calotype.library import find
 from calotype.pixels import from_image
 
-SAMPLE = 12
 CROP_PX = 512
 """Of larger pictures the middle is coded."""
 TOP_QUALITY = 99
@@ -114,7 +113,7 @@ def rivals() -> tuple[Codec, ...]:
     return (AVIF, AVIF_PSNR, *jpeg_xl, WEBP_SLOWEST, JPEG_OPTIMISED)
 
 
-def advise(paths: Sequence[Path], quality: float, sample: int = SAMPLE) -> Iterator[Advice | None]:
+def advise(paths: Sequence[Path], quality: float, sample: int) -> Iterator[Advice | None]:
     """Code a sample of the pictures: None after each, and the advice last.
 
     Raises:

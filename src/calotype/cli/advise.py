@@ -7,18 +7,20 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import track
 
-from calotype.bench import advice
-from calotype.bench.advice import SAMPLE, Advice, Row
-from calotype.cli import pictures
+from calotype.cli import files, pictures
 from calotype.cli.console import STDERR, print_table, shown
 from calotype.codec import DEFAULT_QUALITY
 from calotype.errors import InputError
 
+if TYPE_CHECKING:
+    from calotype.bench.advice import Advice, Row
+
+SAMPLE = 12
 _COLUMNS = ("bpp", "bytes a picture", "against photo", "pictures")
 _VERDICTS = {
     "yes": "A model of your own should pay",
@@ -41,18 +43,22 @@ def advise(
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and pictures.is_picture(path))
+    from calotype.bench import advice
+
+    found, unread = files.files_under(folder)
+    if unread:
+        raise unread[0]
+    paths = [path for path in found if pictures.is_picture(path)]
     if not paths:
         raise InputError(f"{folder}: no pictures in this folder")
     steps = advice.advise(paths, quality, sample)
     count = min(sample, len(paths)) + 1
-    watched = track(steps, "", total=count, console=STDERR, transient=True) if sys.stderr.isatty() else steps
-    *_, found = watched
-    assert found is not None
+    *_, result = track(steps, "", total=count, console=STDERR, transient=True) if sys.stderr.isatty() else steps
+    assert result is not None
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=2))
+        typer.echo(json.dumps(asdict(result), indent=2))
     else:
-        _print(folder, found)
+        _print(folder, result)
 
 
 def _print(folder: Path, found: Advice) -> None:

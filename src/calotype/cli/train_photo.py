@@ -14,7 +14,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from calotype import datasets
 from calotype.bundle import PHOTO
-from calotype.cli import rivals
 from calotype.cli.console import STDERR, refuse_options, say, shown
 from calotype.errors import OptionError
 
@@ -174,6 +173,7 @@ def _say_skipped(skipped: Mapping[Path, str]) -> None:
 
 
 def _watcher(progress: Progress) -> Watcher:
+    from calotype.cli import rivals
     from calotype.learn.fit import Watcher
     from calotype.learn.watch import judged
 
