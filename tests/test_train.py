@@ -375,6 +375,17 @@ def test_numbers_that_are_not_finite_are_undone(make: Callable[..., Training]) -
     assert training.optimisers[0].param_groups[0]["lr"] < RECIPE.muon_rate / 4
 
 
+def test_transforms_may_learn_more_slowly_than_the_prior(make: Callable[..., Training]) -> None:
+    training = make(steps=16, transform_share=0.125)
+    training.advance(*training.crops.batch(0))
+    muon, adamw = ([group["lr"] for group in o.param_groups] for o in training.optimisers)
+    assert muon[1] == pytest.approx(muon[0] / 8)
+    slow = {id(p) for p in training.optimisers[0].param_groups[1]["params"]}
+    transforms = {n: p for n, p in training.codec.named_parameters() if n.startswith("g_") and p.ndim == 2}
+    assert slow == {id(p) for n, p in transforms.items() if not n.endswith("knots")}
+    assert len(adamw) == 1
+
+
 def test_a_run_that_cannot_be_saved_says_so(make: Callable[..., Training]) -> None:
     training = make(steps=16)
     advance = training.advance

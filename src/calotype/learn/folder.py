@@ -24,11 +24,14 @@ SCALES = BASE, SMALL = "base", "small"
 SIZES = {
     BASE: Architecture(),
     SMALL: Architecture(
-        y_channels=192, z_channels=48, width=96, blocks=3, prior_width=96, context_steps=2, context_blocks=1
+        y_channels=384, z_channels=48, width=96, blocks=3, prior_width=96, context_steps=2, context_blocks=1
     ),
 }
+GREY_CHANNELS = 192
+"""Of y, for a model of one channel at the small scale: of the 256 numbers of 16x16 samples the others hold nothing."""
 FROM_MODEL = Recipe(muon_rate=7e-4, adamw_rate=3e-4, warmup=20)
-FROM_NONE = Recipe(muon_rate=5e-3, adamw_rate=2e-3, warmup=50)
+FROM_NONE = Recipe(muon_rate=5e-3, transform_share=0.1, adamw_rate=2e-3, warmup=50)
+"""The transforms begin as good ones; the prior begins with nothing."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def plan(folder: Folder, minutes: float, scale: str, start: Architecture | None)
         start: Architecture of the model that it starts from, None for the principal components of the pictures.
     """
     channels = folder.form.channels
-    sizes = SIZES[scale] if start is None else start
+    sizes = start or _sizes(scale, channels)
     more = max(1.0, channels / 3)  # an error weighs the same in each band
     lambdas = {"lambda_min": sizes.lambda_min * more, "lambda_max": sizes.lambda_max * more} if start is None else {}
     crop_px = _crop_px(folder.sizes_px)
@@ -130,6 +133,11 @@ def plan(folder: Folder, minutes: float, scale: str, start: Architecture | None)
         FROM_NONE if start is None else FROM_MODEL, steps=ENDLESS, minutes=minutes, crop_px=crop_px, batch=batch
     )
     return Config(replace(sizes, channels=channels, **lambdas), recipe)
+
+
+def _sizes(scale: str, channels: int) -> Architecture:
+    sizes = SIZES[scale]
+    return replace(sizes, y_channels=GREY_CHANNELS) if scale == SMALL and channels == 1 else sizes
 
 
 def _crop_px(sizes_px: Sequence[tuple[int, int]]) -> int:

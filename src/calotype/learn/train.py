@@ -28,6 +28,7 @@ START_CROPS, GROWTH_CROPS = 256, 384
 MOST_ROLLBACKS = 8
 SLOWER = 0.5
 REPORTED_EVERY = 50
+TRANSFORMS = ("g_a.", "g_s.")
 STATE = {"step", "seconds", "rollbacks", "codec", "average", "optimisers"}
 """What a checkpoint of a run holds."""
 
@@ -75,11 +76,14 @@ def _by_time(recipe: Recipe, seconds: float) -> float:
 
 def optimisers(codec: Codec, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, AdamW for vectors, knots and depthwise kernels, as far as they are to be trained."""
-    trained = [(name, p) for name, p in codec.named_parameters() if p.requires_grad]
-    matrices = [p for name, p in trained if p.ndim == 2 and not name.endswith("knots")]
-    chosen = {id(p) for p in matrices}
-    others = [p for _, p in trained if id(p) not in chosen]
-    return [Muon(matrices, lr=recipe.muon_rate), torch.optim.AdamW(others, lr=recipe.adamw_rate, weight_decay=0.0)]
+    prior, transforms, others = list[nn.Parameter](), list[nn.Parameter](), list[nn.Parameter]()
+    for name, p in codec.named_parameters():
+        if p.requires_grad:
+            is_matrix = p.ndim == 2 and not name.endswith("knots")
+            kind = others if not is_matrix else transforms if name.startswith(TRANSFORMS) else prior
+            kind.append(p)
+    rates = {"params": prior}, {"params": transforms, "lr": recipe.muon_rate * recipe.transform_share}
+    return [Muon(rates, lr=recipe.muon_rate), torch.optim.AdamW(others, lr=recipe.adamw_rate, weight_decay=0.0)]
 
 
 def _first(crops: Crops, count: int) -> Tensor:
@@ -122,7 +126,7 @@ class Training:
         objective = Objective(self.codec, visual_error if visual else mse)
         self.objective, *self.optimisers = self.fabric.setup(objective, *bare)
         self.average = copy.deepcopy(self.codec)
-        self.peaks = [o.param_groups[0]["lr"] for o in bare]
+        self.peaks = [[group["lr"] for group in o.param_groups] for o in bare]
         self.step = self.rollbacks = 0
         self.seconds = 0.0
 
@@ -140,8 +144,9 @@ class Training:
         self.fabric.backward(figures[0])
         nn.utils.clip_grad_norm_(self.codec.parameters(), self.recipe.clip)
         factor = rate_factor(self.step, self.recipe, self.seconds) * SLOWER**self.rollbacks
-        for optimiser, peak in zip(self.optimisers, self.peaks, strict=True):
-            optimiser.param_groups[0]["lr"] = peak * factor
+        for optimiser, peaks in zip(self.optimisers, self.peaks, strict=True):
+            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.step += 1
