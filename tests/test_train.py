@@ -256,6 +256,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, folder: Path, recipe:
         ('{"architecture": {"width": "wide"}}', "width"),
         ('{"architecture": {"y_channels": 30}}', "y_channels is 30, not a multiple of 4"),
         ('{"architecture": {"context_steps": 3}}', "context_steps is 3, not 2 or 4"),
+        ('{"architecture": {"blocks": 9}}', "blocks is 9, not 1 or 2 or"),
         ('{"other": 1}', "nothing else"),
         ('{"card": 1}', "nothing else"),
     ],

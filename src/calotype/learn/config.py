@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from calotype.errors import OptionError
 from calotype.learn import plan
+from calotype.runtime import HALO_PX
 
 MSE, VISUAL = OBJECTIVES = "mse", "visual"
 RECIPES = Path(__file__).parent / "recipes"
@@ -22,7 +23,8 @@ class Architecture:
         y_channels: Channels of the latent y, at 1/16 of the picture's size; a multiple of 4.
         z_channels: Channels of the hyper-latent z, at 1/64.
         width: Width of analysis and synthesis, at 1/8.
-        blocks: Blocks in each of analysis and synthesis.
+        blocks: Blocks in each of analysis and synthesis, at most 8: each sees 8 pixels further around, and large
+            pictures are coded in pieces with `HALO_PX` around them.
         prior_width: Width of the dyadic prior, at 1/16 and lower.
         context_steps: Steps in which y is coded, each seeing what the earlier ones coded: 2 or 4.
         context_blocks: Blocks of each step but the first, which has one.
@@ -100,7 +102,7 @@ Section = TypeVar("Section", Architecture, Recipe)
 
 MAY_BE_ZERO = {"minutes", "seed", "warmup", "dyadic_from", "fine_level"}
 MULTIPLES = {"crop_px": 64, "y_channels": 4}
-CHOICES: dict[str, tuple[Any, ...]] = {"context_steps": (2, 4), "objective": OBJECTIVES}
+CHOICES: dict[str, tuple[Any, ...]] = {"blocks": tuple(range(1, HALO_PX // 8 + 1)), "context_steps": (2, 4), "objective": OBJECTIVES}
 LIMIT = 1 << 32
 
 
