@@ -17,7 +17,7 @@ from calotype.pixels import Picture
 
 LOOKED_AT = 48
 """So many pictures are decoded to see of what form they are."""
-MOST_CROP_PX, CROPS_AREA_PX = 256, 1 << 17
+MOST_CROP_PX, CROPS_AREA_PX = 128, 1 << 17
 ENDLESS = 1_000_000_000
 """Steps of a run that ends by the clock."""
 SCALES = BASE, SMALL = "base", "small"
@@ -30,7 +30,7 @@ SIZES = {
 GREY_CHANNELS = 192
 """Of y, for a model of one channel at the small scale: of the 256 numbers of 16x16 samples the others hold nothing."""
 FROM_MODEL = Recipe(muon_rate=7e-4, adamw_rate=3e-4, warmup=20)
-FROM_NONE = Recipe(muon_rate=5e-3, transform_share=0.1, adamw_rate=2e-3, warmup=50)
+FROM_NONE = Recipe(muon_rate=5e-3, transform_share=0.07, adamw_rate=2e-3, warmup=50)
 """The transforms begin as good ones; the prior begins with nothing."""
 
 
