@@ -29,7 +29,7 @@ SIZES = {
 }
 GREY_CHANNELS = 192
 """Of y, for a model of one channel at the small scale: of the 256 numbers of 16x16 samples the others hold nothing."""
-FROM_MODEL = Recipe(muon_rate=7e-4, adamw_rate=3e-4, warmup=20)
+FROM_MODEL = Recipe(muon_rate=7e-4, transform_share=0.3, adamw_rate=3e-4, warmup=20)
 FROM_NONE = Recipe(muon_rate=5e-3, transform_share=0.07, adamw_rate=2e-3, warmup=50)
 """The transforms begin as good ones; the prior begins with nothing."""
 
