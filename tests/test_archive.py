@@ -518,7 +518,7 @@ def test_chunks_that_were_decoded_are_kept_within_a_limit(
     monkeypatch.setattr(Archive, "_decode", lambda self, item: decoded.append(item.ordinal) or decode(self, item))
     for limit_bytes, wanted in ((images.nbytes, [2, 3]), (images.nbytes - 1, [2, 3, 2])):
         decoded.clear()
-        monkeypatch.setattr("calotype.archive.CACHED_BYTES", limit_bytes)
+        monkeypatch.setattr("calotype.archive.reader.CACHED_BYTES", limit_bytes)
         with Archive(archive) as opened:
             for name in ("000001", "000002", "digits/0.png", "digits/1.png", "000003"):
                 opened.image(name)
@@ -562,7 +562,7 @@ def test_arrays_are_not_larger_than_asked_for(
     model = small_model(library.open_path(tiny_model))
     with ArchiveWriter(tmp_path / "x.caloset") as writer:
         writer.add_images(model, images)
-    monkeypatch.setattr("calotype.archive.MAX_ARRAY_BYTES", images.size - 1)
+    monkeypatch.setattr("calotype.archive.reader.MAX_ARRAY_BYTES", images.size - 1)
     with Archive(tmp_path / "x.caloset", model.bundle) as archive, pytest.raises(LimitExceeded, match="samples"):
         archive.arrays()
 
@@ -570,7 +570,7 @@ def test_arrays_are_not_larger_than_asked_for(
 def test_latents_count_as_samples_do(tmp_path: Path, digits_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model(library.open_path(digits_model))
     monkeypatch.setattr("calotype.small.image_of", lambda _: (1, 1, 1))
-    monkeypatch.setattr("calotype.archive.MAX_CHUNK_BYTES", 100)
+    monkeypatch.setattr("calotype.archive.rows.MAX_CHUNK_BYTES", 100)
     with vessel.create(tmp_path / "x.caloset") as opened:
         opened.add(Kind.LATENTS, 100, b"", model.bundle.id + bytes(9))
     with Archive(tmp_path / "x.caloset", model.bundle) as archive, pytest.raises(LimitExceeded, match="a chunk holds"):

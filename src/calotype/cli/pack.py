@@ -20,7 +20,7 @@ from rich.progress import track
 
 import calotype
 from calotype import arrays, bundle, datasets, library
-from calotype.archive import Archive, ArchiveWriter, Item
+from calotype.archive import Archive, ArchiveWriter
 from calotype.bitsback.model import LatentBundle
 from calotype.bundle import Bundle, ModelFile
 from calotype.cli import files, pictures
@@ -30,6 +30,7 @@ from calotype.codec import DEFAULT_QUALITY, MAX_PIXELS, level_of
 from calotype.errors import CalotypeError, FormatError, InputError, OptionError
 from calotype.pixels import from_image
 from calotype.small import SmallModel, chunk_images, image_of, small_model
+from calotype.vessel import Item
 
 SUFFIX = ".caloset"
 Images = NDArray[np.uint8]

@@ -102,7 +102,11 @@ Section = TypeVar("Section", Architecture, Recipe)
 
 MAY_BE_ZERO = {"minutes", "seed", "warmup", "dyadic_from", "fine_level"}
 MULTIPLES = {"crop_px": 64, "y_channels": 4}
-CHOICES: dict[str, tuple[Any, ...]] = {"blocks": tuple(range(1, HALO_PX // 8 + 1)), "context_steps": (2, 4), "objective": OBJECTIVES}
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "blocks": tuple(range(1, HALO_PX // 8 + 1)),
+    "context_steps": (2, 4),
+    "objective": OBJECTIVES,
+}
 LIMIT = 1 << 32
 
 

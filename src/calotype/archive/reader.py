@@ -1,22 +1,11 @@
-"""Archives: many images, and if asked their model, in one `.caloset` file (SPEC.md, section 9).
-
-```python
-from calotype.archive import Archive
-
-with Archive("digits.caloset") as archive:
-    print(len(archive), archive.names[:3])
-    image = archive["000007"]  # or archive[7]
-```
-"""
+"""An archive that is there, and its images."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import IntEnum
 from math import prod
 from pathlib import Path
 
@@ -24,41 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from calotype import bundle, codec, library, names, vessel
+from calotype import bundle, codec, library, names
+from calotype.archive import rows
+from calotype.archive.rows import CHUNKS, Kind, kind_of
 from calotype.bitsback import chunk as bitsback_chunk
 from calotype.bitsback.model import Model as BitsBackModel
-from calotype.bundle import LEVELS, ModelFile
-from calotype.codec import DEFAULT_QUALITY, level_of
+from calotype.bundle import ModelFile
 from calotype.container import MODEL_ID_BYTES, unpack_header
-from calotype.errors import DamagedFile, InputError, InvalidModel, LimitExceeded, OptionError, UnsupportedFile
+from calotype.errors import DamagedFile, InputError, InvalidModel, LimitExceeded, UnsupportedFile
 from calotype.lazy import cached_property
-from calotype.small import SmallModel, chunk_size, image_of, small_model
+from calotype.small import SmallModel, chunk_size, small_model
 from calotype.textbook import chunk as textbook_chunk
 from calotype.textbook.model import Model as TextbookModel
 from calotype.vessel import Closable, Item, Vessel
 
 Images = NDArray[np.uint8]
 
-MAX_CHUNK_BYTES = 1 << 26
-"""Samples, or latents, of all images of a chunk."""
 MAX_ARRAY_BYTES = 1 << 31
 """Samples of all images that `Archive.arrays` gives at once."""
 CACHED_BYTES = 1 << 26
 """Of chunks that were decoded last; the very last one is kept, however large."""
-
-
-class Kind(IntEnum):
-    """What a row of an archive is."""
-
-    MODEL = 1
-    PICTURE = 2
-    BITS_BACK = 3
-    LATENTS = 4
-
-
-CHUNKS = (Kind.BITS_BACK, Kind.LATENTS)
-_IMAGES = {Kind.MODEL: (0, 0), Kind.PICTURE: (1, 1)}
-"""Least and most images of a row; 1 and MAX_ROW_IMAGES for the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +111,7 @@ class Archive(Closable):
         return [0, *np.cumsum([item.images for item in self.items]).tolist()]
 
     def _entries_of(self, item: Item) -> list[Entry]:
-        kind = _kind_of(item)
+        kind = kind_of(item)
         if kind == Kind.PICTURE:
             return [Entry(_decoded_name(item), item, 0)]
         first = self._first[item.ordinal]
@@ -163,7 +137,7 @@ class Archive(Closable):
             InputError: If there is none of this name.
         """
         entry = self.find(which) if isinstance(which, str) else which
-        if _kind_of(entry.item) == Kind.PICTURE:
+        if kind_of(entry.item) == Kind.PICTURE:
             return self._picture(entry.item)
         samples = self._sample(entry)
         if samples.shape[2] not in (1, 3):
@@ -177,7 +151,7 @@ class Archive(Closable):
             InputError: If it is coded without loss, so has none.
         """
         entry = self.find(which) if isinstance(which, str) else which
-        if _kind_of(entry.item) == Kind.PICTURE:
+        if kind_of(entry.item) == Kind.PICTURE:
             data, model = self._file(entry.item)
             return codec.whole_latents(data, model=model)
         model, decoded = self._decoded(entry.item)
@@ -220,11 +194,11 @@ class Archive(Closable):
             return self._chunks[item.ordinal]
 
     def _decode(self, item: Item) -> tuple[SmallModel, NDArray[np.uint8 | np.float32]]:
-        if _kind_of(item) not in CHUNKS:
+        if kind_of(item) not in CHUNKS:
             raise InputError(f"row {item.ordinal} is no chunk of small images")
         data = memoryview(self._vessel.data(item))
         model = self._small_model(bytes(data[:MODEL_ID_BYTES]))
-        if chunk_size(model, item.images) > MAX_CHUNK_BYTES:
+        if chunk_size(model, item.images) > rows.MAX_CHUNK_BYTES:
             raise LimitExceeded(f"row {item.ordinal} declares {item.images} images, more than a chunk holds")
         if isinstance(model, BitsBackModel) != (item.kind == Kind.BITS_BACK):
             raise DamagedFile(f"row {item.ordinal} names a model of another kind")
@@ -244,7 +218,7 @@ class Archive(Closable):
             InputError: If they do not all have one size.
             LimitExceeded: If they have over MAX_ARRAY_BYTES samples.
         """
-        chunks = [item for item in self.items if _kind_of(item) in CHUNKS]
+        chunks = [item for item in self.items if kind_of(item) in CHUNKS]
         fault = InputError(f"{self._vessel.path}: the images are not all small ones of one size: unpack to a folder")
         if not chunks or sum(item.images for item in chunks) != len(self):
             raise fault
@@ -275,22 +249,11 @@ class Archive(Closable):
         """The models inside, by id, not yet vetted; those that are no models are left out."""
         found: dict[bytes, ModelFile] = {}
         for item in self.items:
-            if _kind_of(item) == Kind.MODEL:
+            if kind_of(item) == Kind.MODEL:
                 with suppress(DamagedFile, InvalidModel):
                     file = bundle.read_file(Path(f"{self._vessel.path}:model"), self._vessel.data(item))
                     found[file.id] = file
         return found
-
-
-def _kind_of(item: Item) -> Kind:
-    try:
-        kind = Kind(item.kind)
-    except ValueError as error:
-        raise UnsupportedFile(f"row {item.ordinal} is of kind {item.kind}: update calotype") from error
-    least, most = _IMAGES.get(kind, (1, vessel.MAX_ROW_IMAGES))
-    if not least <= item.images <= most or (kind == Kind.MODEL and item.names):
-        raise DamagedFile(f"row {item.ordinal}, a {kind.name.lower()}, declares {item.images} images, or has names")
-    return kind
 
 
 def _decoded_name(item: Item) -> str:
@@ -298,83 +261,3 @@ def _decoded_name(item: Item) -> str:
         return names.checked(item.names.decode())
     except UnicodeDecodeError as error:
         raise DamagedFile(f"the name in row {item.ordinal} is no UTF-8") from error
-
-
-class ArchiveWriter(Closable):
-    """A new archive. What has been added when a method returns is on disk and stays there.
-
-    Safe to share between threads, which add one after the other.
-
-    Args:
-        path: The file; it must not exist.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self._vessel = vessel.create(Path(path))
-        self._taken: set[str] = set()
-        self._lock = threading.Lock()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._vessel.close()
-
-    def _add(self, kind: Kind, given: Sequence[str], packed: bytes, data: bytes) -> Item:
-        """Add images of these names, which are taken only once the row is stored."""
-        item = self._vessel.add(kind, len(given), packed, data)
-        self._taken.update(given)
-        return item
-
-    def _check_free(self, given: Sequence[str]) -> None:
-        seen: set[str] = set()
-        for name in map(names.check, given):
-            if name in self._taken or name in seen:
-                raise InputError(f"the archive holds an image named {name!r} already")
-            seen.add(name)
-
-    def add_picture(self, name: str, data: bytes) -> Item:
-        """Add a picture: the bytes of a `.calo` file.
-
-        Raises:
-            InputError: If the name is taken or not allowed.
-            FormatError: If the bytes do not begin like a `.calo` file.
-        """
-        unpack_header(data)
-        with self._lock:
-            self._check_free([name])
-            return self._add(Kind.PICTURE, [name], name.encode(), data)
-
-    def add_images(
-        self, model: SmallModel, images: Images, given: Sequence[str] = (), level: int | None = None
-    ) -> Item:
-        """Add images (n, h, w, c) of the model's size as one row.
-
-        Args:
-            model: A bits-back model, which loses nothing, or a textbook model.
-            images: At most as many as MAX_CHUNK_BYTES holds; `chunk_images` gives a good number.
-            given: Their names, or none.
-            level: 0..255, for a textbook model; that of the usual quality if it is not given.
-
-        Raises:
-            OptionError: If the level is out of range.
-            InputError: If they do not fit the model, or a name is taken or not allowed.
-        """
-        if images.dtype != np.uint8 or images.shape[1:] != image_of(model) or not len(images):
-            raise InputError(f"images are {images.dtype} {images.shape[1:]}; the model codes uint8 {image_of(model)}")
-        if chunk_size(model, len(images)) > MAX_CHUNK_BYTES or len(given) not in (0, len(images)):
-            raise InputError(f"{len(images)} images with {len(given)} names do not make a chunk")
-        level = level_of(DEFAULT_QUALITY) if level is None else level
-        if not 0 <= level < LEVELS:
-            raise OptionError(f"level {level} is not within 0..{LEVELS - 1}")
-        with self._lock:
-            called = given or [f"{self._vessel.totals.images + i:06d}" for i in range(len(images))]
-            self._check_free(called)
-            if isinstance(model, BitsBackModel):
-                kind, data = Kind.BITS_BACK, bitsback_chunk.encode(model, np.ascontiguousarray(images))
-            else:
-                kind, data = Kind.LATENTS, textbook_chunk.pack_images(model, images, level)
-            return self._add(kind, called, names.pack(given), model.bundle.id + data)
-
-    def add_model(self, model: ModelFile) -> Item:
-        """Add a model, so that the archive opens where it is not installed."""
-        with self._lock:
-            return self._vessel.add(Kind.MODEL, 0, b"", model.serialise())
