@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import calotype
 from calotype import bands
 from calotype.cli import app
+from calotype.dataset import Dataset
 from calotype.errors import InputError
 
 
@@ -104,3 +105,33 @@ def test_pages_are_no_colours_unless_a_model_is_named(tmp_path: Path, rng: np.ra
     assert "holds 3 pictures" in refused.output
     done = CliRunner().invoke(app, ["encode", str(source), "-m", "photo"])
     assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("suffix", ["npy", "tif"])
+def test_bands_are_packed_and_come_back(tmp_path: Path, rng: np.random.Generator, suffix: str) -> None:
+    (tmp_path / "stacks").mkdir()
+    stacks = {name: _stack(rng, np.uint16, 5) for name in ("a", "b")}
+    for name, samples in stacks.items():
+        (tmp_path / "stacks" / f"{name}.{suffix}").write_bytes(bands.serialise(samples, f".{suffix}"))
+    packed, out = str(tmp_path / "s.caloset"), tmp_path / "out"
+    runner = CliRunner()
+    done = runner.invoke(app, ["pack", str(tmp_path / "stacks"), packed, "--lossless"])
+    assert done.exit_code == 0, done.output
+    assert runner.invoke(app, ["unpack", packed, str(out), "--format", suffix]).exit_code == 0
+    assert runner.invoke(app, ["extract", packed, f"b.{suffix}", "-o", str(tmp_path / "one.npy")]).exit_code == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "one.npy"), stacks["b"])
+    for name, samples in stacks.items():
+        np.testing.assert_array_equal(bands.read(io.BytesIO((out / f"{name}.{suffix}").read_bytes())), samples)
+    items = {Path(name).stem: item for name, (item, _) in zip(Dataset(packed).names, Dataset(packed), strict=True)}
+    np.testing.assert_array_equal(items["a"].numpy(), stacks["a"].transpose(2, 0, 1))
+    refused = runner.invoke(app, ["extract", packed, f"a.{suffix}", "-o", str(tmp_path / "one.png")])
+    assert refused.exit_code == 1
+    assert ".npy or .tif" in str(refused.exception)
+
+
+def test_bands_are_not_packed_by_a_model_for_others(tmp_path: Path, rng: np.random.Generator) -> None:
+    (tmp_path / "stacks").mkdir()
+    (tmp_path / "stacks" / "a.npy").write_bytes(bands.serialise(_stack(rng, np.uint8, 4), ".npy"))
+    done = CliRunner().invoke(app, ["pack", str(tmp_path / "stacks"), str(tmp_path / "s.caloset")])
+    assert done.exit_code == 1
+    assert "4 bands; the model photo codes 3" in done.output

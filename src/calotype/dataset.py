@@ -30,6 +30,7 @@ from calotype.archive import Archive
 from calotype.bundle import ModelFile
 from calotype.codec import whole_latents
 from calotype.errors import InputError
+from calotype.pixels import Samples
 
 SUFFIX = ".calo"
 
@@ -43,6 +44,9 @@ class _Folder:
 
     def image(self, name: str) -> Image.Image:
         return calotype.decode((self._path / name).read_bytes(), model=self._model)
+
+    def array(self, name: str) -> Samples:
+        return calotype.decode_array((self._path / name).read_bytes(), model=self._model)
 
     def latents(self, name: str) -> NDArray[np.float32]:
         return whole_latents((self._path / name).read_bytes(), model=self._model)
@@ -108,12 +112,12 @@ class Dataset(torch_data.Dataset[tuple[Any, int]]):
         name, reader = self.names[index], self._reader()
         if self._latents:
             item: Any = torch.from_numpy(np.ascontiguousarray(reader.latents(name)))
+        elif self._transform is None:
+            item = _as_tensor(reader.array(name))
         else:
             item = reader.image(name)
         if self._transform is not None:
             item = self._transform(item)
-        elif not self._latents:
-            item = _as_tensor(item)
         return item, self.labels[index]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -129,6 +133,5 @@ class Dataset(torch_data.Dataset[tuple[Any, int]]):
         return self._readers[process]
 
 
-def _as_tensor(image: Image.Image) -> Tensor:
-    samples = np.array(image)
+def _as_tensor(samples: Samples) -> Tensor:
     return torch.from_numpy(samples[None] if samples.ndim == 2 else samples.transpose(2, 0, 1).copy())

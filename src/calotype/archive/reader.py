@@ -22,7 +22,8 @@ from calotype.bundle import ModelFile
 from calotype.container import MODEL_ID_BYTES, unpack_header
 from calotype.errors import DamagedFile, InputError, InvalidModel, LimitExceeded, UnsupportedFile
 from calotype.lazy import cached_property
-from calotype.small import SmallModel, chunk_size, small_model
+from calotype.pixels import Samples
+from calotype.small import SmallModel, chunk_size, image_of, small_model
 from calotype.textbook import chunk as textbook_chunk
 from calotype.textbook.model import Model as TextbookModel
 from calotype.vessel import Closable, Item, Vessel
@@ -128,6 +129,22 @@ class Archive(Closable):
             raise InputError(f"{self._vessel.path} holds no image named {name!r}")
         return self._by_name[name]
 
+    def channels(self, which: str | Entry) -> int:
+        """How many channels an image has, without alpha."""
+        entry = self.find(which) if isinstance(which, str) else which
+        if kind_of(entry.item) == Kind.PICTURE:
+            return unpack_header(self._vessel.data(entry.item)).channels
+        return image_of(self._decoded(entry.item)[0])[2]
+
+    def array(self, which: str | Entry) -> Samples:
+        """An image as an array (h, w) or (h, w, c), uint8 or uint16, alpha last. Errors as of `image`."""
+        entry = self.find(which) if isinstance(which, str) else which
+        if kind_of(entry.item) == Kind.PICTURE:
+            data, model = self._file(entry.item)
+            return codec.decode_array(data, model=model)
+        samples = self._sample(entry)
+        return samples[..., 0] if samples.shape[2] == 1 else samples
+
     def image(self, which: str | Entry) -> Image.Image:
         """An image, decoded.
 
@@ -138,11 +155,12 @@ class Archive(Closable):
         """
         entry = self.find(which) if isinstance(which, str) else which
         if kind_of(entry.item) == Kind.PICTURE:
-            return self._picture(entry.item)
-        samples = self._sample(entry)
-        if samples.shape[2] not in (1, 3):
-            raise UnsupportedFile(f"{entry.name} has {samples.shape[2]} channels: no PIL image holds it; use chunk()")
-        return Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+            data, model = self._file(entry.item)
+            return codec.decode(data, model=model)
+        samples = self.array(entry)
+        if samples.ndim == 3 and samples.shape[2] != 3:
+            raise UnsupportedFile(f"{entry.name} has {samples.shape[2]} channels: no PIL image holds it; use array()")
+        return Image.fromarray(samples)
 
     def latents(self, which: str | Entry) -> NDArray[np.float32]:
         """The latents of an image: y_hat (m, h/16, w/16) of a picture in steps, y (d,) of a small image in bins.
@@ -158,10 +176,6 @@ class Archive(Closable):
         if not isinstance(model, TextbookModel):
             raise InputError(f"{entry.name} is coded with bits back: its latents are chosen by chance and not kept")
         return decoded[entry.place].astype(np.float32)
-
-    def _picture(self, item: Item) -> Image.Image:
-        data, model = self._file(item)
-        return codec.decode(data, model=model)
 
     def _file(self, item: Item) -> tuple[bytes, ModelFile | None]:
         """A picture's file, and its model if it has one."""

@@ -20,7 +20,7 @@ from calotype.bundle import Bundle, ModelFile
 from calotype.cli import batch, files, pictures
 from calotype.cli.console import note_preview
 from calotype.codec import DEFAULT_EFFORT, DEFAULT_QUALITY, MAX_PIXELS, Images
-from calotype.errors import CalotypeError, InputError
+from calotype.errors import CalotypeError
 from calotype.pixels import STRIP_ROWS, as_grey, from_array, from_image
 
 _UNITS = {"": 1, "k": 1000, "m": 1_000_000}
@@ -116,11 +116,7 @@ def _encode(
 ) -> batch.Made:
     files.check_target(job, overwrite=overwrite)
     with files.opened(job.source) as stream:
-        image, cut = pictures.read_any(stream, pages=pages)
-        if cut and bundle is None:
-            raise InputError(pictures.CUT)
-        if isinstance(image, np.ndarray) and isinstance(bundle, Bundle):
-            _check_bands(image.shape[2], bundle)
+        image, cut = pictures.read_for(stream, bundle, pages=pages)
         start = perf_counter()
         data = encoder(image)
         seconds = perf_counter() - start
@@ -131,12 +127,6 @@ def _encode(
         notes.append("colour of over 8 bits a sample read as 8")
     files.write(job, data)
     return batch.Made(len(data), _area_px(image), seconds, tuple(notes))
-
-
-def _check_bands(count: int, model: Bundle) -> None:
-    """The bands of a file are never taken for alpha, as `calotype.encode` takes the last of an array's."""
-    if count not in (1, model.manifest.channels):
-        raise InputError(f"{count} bands; the model {model.name} codes {model.manifest.channels}: name another with -m")
 
 
 def _area_px(image: Images) -> int:

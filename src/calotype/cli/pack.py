@@ -28,7 +28,7 @@ from calotype.cli.console import STDERR, complain, note_preview, refuse_options,
 from calotype.cli.train import train as train_model
 from calotype.codec import DEFAULT_QUALITY, MAX_PIXELS, level_of
 from calotype.errors import CalotypeError, FormatError, InputError, OptionError
-from calotype.pixels import from_image
+from calotype.pixels import Samples, from_image
 from calotype.small import SmallModel, chunk_images, image_of, small_model
 from calotype.vessel import Item
 
@@ -108,7 +108,7 @@ def pack(
         if embed_model and chosen is not None:
             archive.add_model(chosen)
         if chosen is None or isinstance(chosen, Bundle):
-            parts = _pictures(archive, source, chosen, quality)
+            parts = _pictures(archive, source, chosen, quality, pages=model is not None or lossless)
         else:
             level = level_of(DEFAULT_QUALITY if quality is None else quality)
             parts = _chunks(archive, source, small_model(chosen), level)
@@ -198,7 +198,7 @@ class _Source:
             found, unread = files.files_under(path)
             if unread:
                 raise unread[0]
-            named = {p.relative_to(path).as_posix(): p for p in found if pictures.is_picture(p)}
+            named = {p.relative_to(path).as_posix(): p for p in found if pictures.holds_picture(p)}
             if not named:
                 raise InputError(f"{data}: no pictures in this folder")
             return cls(named, none)
@@ -213,20 +213,17 @@ class _Source:
 
 
 def _pictures(
-    archive: ArchiveWriter, source: _Source, model: ModelFile | None, quality: float | None
+    archive: ArchiveWriter, source: _Source, model: ModelFile | None, quality: float | None, *, pages: bool
 ) -> Iterator[Part]:
-    """Each image as a `.calo` file; without a model, a lossless one."""
+    """Each image as a `.calo` file; without a model, a lossless one. TIFFs are their `pages`, if they may be."""
 
-    def add(name: str, image: Image.Image | Images) -> Item:
+    def add(name: str, image: Image.Image | Samples) -> Item:
         data = calotype.encode(image, quality=quality, lossless=model is None, model=model)
         return archive.add_picture(name, data)
 
     def add_file(name: str, path: Path) -> Item:
         with path.open("rb") as stream:
-            image, cut = pictures.read(stream)
-            if cut and model is None:
-                raise InputError(pictures.CUT)
-            return add(name, image)
+            return add(name, pictures.read_for(stream, model, pages=pages)[0])
 
     for name, path in source.files.items():
         yield Part(name, 1, partial(add_file, name, path))

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import typer
 from PIL import Image, ImageOps, PngImagePlugin
 
 from calotype import bands
+from calotype.bundle import Bundle, ModelFile
 from calotype.cli.depth import is_deep
 from calotype.errors import InputError
 from calotype.pixels import TIFF_LAYOUT, Samples, scale_transparency
@@ -94,6 +96,22 @@ def read_any(stream: BinaryIO, *, pages: bool = True) -> tuple[Image.Image | Sam
     if Image.MAX_IMAGE_PIXELS is not None and samples[..., 0].size > Image.MAX_IMAGE_PIXELS:
         raise _too_large()
     return samples, False
+
+
+def read_for(stream: BinaryIO, model: ModelFile | None, *, pages: bool) -> tuple[Image.Image | Samples, bool]:
+    """As `read_any`, for a model, or for none to code without loss.
+
+    Raises:
+        InputError: If samples would be lost that are to be kept, or the model is not one for so many bands.
+    """
+    image, cut = read_any(stream, pages=pages)
+    if cut and model is None:
+        raise InputError(CUT)
+    if isinstance(image, np.ndarray) and isinstance(model, Bundle):
+        count, channels = image.shape[2], model.manifest.channels
+        if count not in (1, channels):  # the last would be taken for alpha, as `calotype.encode` takes an array's
+            raise InputError(f"{count} bands; the model {model.name} codes {channels}: name another with -m")
+    return image, cut
 
 
 def _too_large() -> InputError:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from calotype import arrays, library
+from calotype import arrays, bands, library
 from calotype.archive import Archive, Entry
 from calotype.cli import files, pictures
 from calotype.cli.console import FAILURES, STDERR, complain, say, shown
@@ -19,10 +19,11 @@ from calotype.cli.files import Job
 from calotype.cli.pictures import FORMATS
 from calotype.errors import InputError
 
+NPY = "npy"
 ModelOption = Annotated[
     str | None, typer.Option("-m", "--model", metavar="NAME|PATH", help="Use this model, installed or not.")
 ]
-FormatOption = Annotated[str | None, typer.Option("--format", help=f"{', '.join(FORMATS)}; png by default.")]
+FormatOption = Annotated[str | None, typer.Option("--format", help=f"{', '.join((NPY, *FORMATS))}; png by default.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 ArchiveArgument = Annotated[Path, typer.Argument(metavar="ARCHIVE", help="A .caloset file.")]
@@ -44,7 +45,8 @@ def unpack(
     """Unpack all images of an archive."""
     with opened(archive, model) as source:
         if not arrays.is_array(out):
-            _write_all(source, source.entries, out, pictures.suffix_to_write(format, None), overwrite, quiet)
+            suffix = pictures.suffix_to_write(format, None, [NPY])
+            _write_all(source, source.entries, out, suffix, overwrite, quiet)
             return
         if format is not None:
             raise typer.BadParameter(f"--format does not go with {out}, which is one file of many images")
@@ -69,7 +71,7 @@ def extract(
 ) -> None:
     """Take single images out of an archive."""
     several = len(names) > 1
-    suffix = pictures.suffix_to_write(format, None if several or output == files.STANDARD else output)
+    suffix = pictures.suffix_to_write(format, None if several or output == files.STANDARD else output, [NPY])
     with opened(archive, model) as source:
         entries = [source.find(name) for name in names]
         if several or output is None or Path(output).is_dir() or output.endswith(("/", os.sep)):
@@ -81,15 +83,21 @@ def extract(
 
 def _write(source: Archive, entry: Entry, job: Job, suffix: str, *, overwrite: bool) -> int:
     files.check_target(job, overwrite=overwrite)
-    data = pictures.save(source.image(entry), FORMATS[suffix])
+    data = _serialised(source, entry, suffix)
     files.write(job, data)
     return len(data)
+
+
+def _serialised(source: Archive, entry: Entry, suffix: str) -> bytes:
+    if suffix == NPY or source.channels(entry) not in (1, 3):
+        return bands.serialise(source.array(entry), f".{suffix}")
+    return pictures.save(source.image(entry), FORMATS[suffix])
 
 
 def _target(folder: Path, name: str, suffix: str) -> Path:
     """Where an image goes: under the folder, even if links lie in it or stand in its place."""
     plain = Path(name)
-    target = folder / plain.with_name(f"{plain.stem if pictures.is_picture(plain) else plain.name}.{suffix}")
+    target = folder / plain.with_name(f"{plain.stem if pictures.holds_picture(plain) else plain.name}.{suffix}")
     if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(folder)):
         raise InputError(f"{target} lies outside {folder}, by way of a link")
     return target
