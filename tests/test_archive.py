@@ -525,13 +525,14 @@ def test_chunks_that_were_decoded_are_kept_within_a_limit(
         assert decoded == wanted
 
 
-@pytest.mark.parametrize("words", [["extract", "000001", "-o", "x.npy"], ["unpack", "x", "--format", "npy"]])
-def test_pictures_are_not_written_as_arrays(archive: Path, tmp_path: Path, words: list[str]) -> None:
-    command, *others = words
-    done = CliRunner().invoke(app, [command, str(archive), *(str(tmp_path / w) if w[0] == "x" else w for w in others)])
-    assert done.exit_code == 2
-    assert "npy' is not a format to write" in done.output
-    assert [path.name for path in tmp_path.iterdir()] == [archive.name]
+def test_single_images_are_written_as_arrays(archive: Path, images: np.ndarray, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["extract", str(archive), "000001", "-o", str(tmp_path / "x.npy")])
+    assert done.exit_code == 0, done.output
+    with Archive(archive) as opened:
+        np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), np.array(opened.image("000001")))
+    refused = CliRunner().invoke(app, ["extract", str(archive), "000001", "--format", "idx"])
+    assert refused.exit_code == 2
+    assert "idx' is not a format to write" in refused.output
 
 
 def test_what_is_handed_out_is_not_what_is_kept(
