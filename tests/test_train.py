@@ -361,6 +361,17 @@ def test_a_resumed_run_draws_no_crops_to_start_from(
     assert not drawn
 
 
+def test_a_run_of_an_older_version_says_so(make: Callable[..., Training], folder: Path, tmp_path: Path) -> None:
+    saved = make()
+    state = saved.state()
+    state["optimisers"][0]["param_groups"].pop()
+    checkpoint.save(state, tmp_path / CHECKPOINT)
+    write(saved.config, tmp_path / CONFIG)
+    pictures = Pictures(find_pictures([folder]), 64)
+    with pytest.raises(InputError, match="another version of calotype"):
+        fit(saved.config, Data(pictures, None, pictures), tmp_path, saved.fabric, None, None)
+
+
 def test_numbers_that_are_not_finite_are_undone(make: Callable[..., Training]) -> None:
     training = make(steps=16)
     advance, rows = training.advance, list[Row]()

@@ -208,7 +208,10 @@ def _begun(plan: Config, crops: Crops, fabric: Fabric, saved: Path, start: str |
         return Training(plan, crops, fabric, weights)
     state = checkpoint.load(saved, STATE)
     training = Training(plan, crops, fabric, state["codec"])
-    training.load(state)
+    try:
+        training.load(state)
+    except ValueError as error:
+        raise InputError(f"{saved}: of another version of calotype ({error}): begin anew with another --run") from error
     return training
 
 
