@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from calotype.bench import measure, run
+from calotype.bench import markdown, measure, run
 from calotype.bench.codecs import CODECS, FAMILIES, JPEG
 from calotype.bench.measure import Cache, Job, jobs_of, measure_all, thinned
 from calotype.bench.results import Results, read_published
@@ -236,6 +236,11 @@ def test_small_pictures_and_drawings_are_left_out_of_curves_by_name(tmp_path: Pa
         "Not in the curves of PSNR (RGB), dB, for some codec gave them back exactly or they are too small: drawing.png"
         in page
     )
+
+
+def test_of_many_names_the_first_are_listed() -> None:
+    assert markdown._some(["a", "b"]) == "a, b"
+    assert markdown._some([str(n) for n in range(225)]) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 215 more"
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "I;16", "LA"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from calotype.bench.plots import SHOWN_PUBLISHED
 from calotype.bench.results import METRICS, Results
@@ -14,6 +14,7 @@ Real files, written and read back; but for the rows called published, which are 
 they stand. A point of a curve is the mean over the pictures of each picture's bpp and of each picture's quality; for
 PSNR that is the literature's way. BD-rates are piecewise cubic (pchip) over the qualities that both curves reach, in
 percent of the anchor's bits; negative is better than the anchor."""
+MOST_NAMED = 10
 
 
 def page(results: Results, tables: Mapping[str, BdTable], plots: Mapping[str, str], command: str) -> str:
@@ -89,11 +90,17 @@ def _left_out(results: Results) -> str:
     """Which pictures are in no curve."""
     lines = (
         f"Not in the curves of {METRICS[metric]}, for some codec gave them back exactly or they are too small: "
-        + ", ".join(without)
+        + _some(without)
         for metric in METRICS
         if (without := [name for name in results.pictures if name not in results.pictures_of(metric)])
     )
     return "\n\n".join(lines)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of many names."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _lossless(results: Results) -> str:
