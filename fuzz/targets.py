@@ -8,8 +8,8 @@ import resource
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -28,6 +28,8 @@ CORPUS = Path(__file__).parent / "corpus"
 MAX_PIXELS = 1 << 16
 """A fuzzer that decodes large pictures learns nothing more; what is declared is checked before."""
 LEAST_S, LEAST_BYTES = 2.0, 400 << 20
+SMALL_PX = 8 * 8
+"""Pixels of an image of the corpus' models of small images."""
 S_PER_PIXEL, BYTES_PER_PIXEL = 5 * 2e-6, 16
 """Five times what a picture of this model takes to decode, and what its pixels may take of memory."""
 
@@ -80,15 +82,19 @@ def open_model(data: bytes) -> Result:
     return _as_result(calotype.decode(learned, model=model))
 
 
-def open_archive(data: bytes) -> Result:
-    """All images of an archive."""
+@contextmanager
+def _archive(data: bytes) -> Generator[Archive]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fuzz.caloset"
         path.write_bytes(data)
         with Archive(path, tiny()) as archive:
-            return [
-                part for entry in archive.entries for part in [(entry.name, b""), *_as_result(archive.image(entry))]
-            ]
+            yield archive
+
+
+def open_archive(data: bytes) -> Result:
+    """All images of an archive."""
+    with _archive(data) as archive:
+        return [part for entry in archive.entries for part in [(entry.name, b""), *_as_result(archive.image(entry))]]
 
 
 TARGETS: dict[str, Target] = {
@@ -102,9 +108,12 @@ REFUSALS: dict[str, tuple[type[Exception], ...]] = {
 }
 
 
-def declared_pixels(data: bytes) -> int:
-    """What the header of a file says, or none."""
+def declared_pixels(name: str, data: bytes) -> int:
+    """What the header of a file says, or none; of an archive, what its rows say that they hold of small images."""
     with suppress(CalotypeError):
+        if name == "archive":
+            with _archive(data) as archive:
+                return len(archive) * SMALL_PX
         header = container.unpack_header(data)
         return header.width * header.height
     return 0
@@ -123,13 +132,13 @@ def run(name: str, data: bytes) -> Result | None:
         warnings.simplefilter("ignore")
         result = TARGETS[name](data)
     _check_costs(
-        data, time.process_time() - started_s, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
+        name, data, time.process_time() - started_s, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
     )
     return result
 
 
-def _check_costs(data: bytes, taken_s: float, grown_bytes: int) -> None:
-    pixels = min(declared_pixels(data), codec.MAX_PIXELS)
+def _check_costs(name: str, data: bytes, taken_s: float, grown_bytes: int) -> None:
+    pixels = min(declared_pixels(name, data), codec.MAX_PIXELS)
     if taken_s > LEAST_S + S_PER_PIXEL * pixels or grown_bytes > LEAST_BYTES + BYTES_PER_PIXEL * pixels:
         raise TooMuch(f"{taken_s:.1f} s and {grown_bytes >> 20} MiB for {pixels} pixels")
 

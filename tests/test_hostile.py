@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import random
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,23 @@ def test_signing_makes_checksums_hold() -> None:
     broken = data[:8] + bytes(4) + data[12:]
     assert mutations.resigned(data) == data
     assert mutations.resigned(broken) != broken
+
+
+def test_the_images_of_an_archive_are_declared_pixels() -> None:
+    data = (targets.CORPUS / "all.caloset").read_bytes()
+    assert targets.declared_pixels("archive", data) >= 64
+    assert targets.declared_pixels("archive", data[:1000]) == 0
+
+
+def test_models_whose_members_do_not_inflate_are_changed_all_the_same() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", b"calotype" * 100)
+    broken = bytearray(file.getvalue())
+    broken[43] = 0xFF  # a kind of block that there is not
+    with pytest.raises(zlib.error), zipfile.ZipFile(io.BytesIO(broken)) as archive:
+        archive.read("manifest.json")
+    assert mutations.changed_member(bytes(broken), random.Random(3)) != broken
 
 
 def test_the_harness_notices_what_is_none_of_our_errors(monkeypatch: pytest.MonkeyPatch) -> None:
