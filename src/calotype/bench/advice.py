@@ -27,7 +27,7 @@ TOP_QUALITY = 99
 """100 is another, lossless mode of some codecs."""
 EXACT_DB = 100.0
 """Stands for the PSNR of a picture that comes back as it was."""
-GAIN = (0.08, 0.27)
+GAIN = (0.10, 0.27)
 """Share of photo's bits that a model trained from `photo` saved: least and most of three domains (docs/own.md)."""
 MODEL_BYTES = 9_900_000
 """Of such a model."""
