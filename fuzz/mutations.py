@@ -99,7 +99,7 @@ def resigned(data: bytes) -> bytes:
 
 def changed_member(data: bytes, rng: random.Random) -> bytes:
     """A model file with one member changed, and its checksum right."""
-    with suppress(zipfile.BadZipFile, RuntimeError, ValueError, NotImplementedError, EOFError, OSError, zlib.error):
+    with suppress(Exception):
         with zipfile.ZipFile(BytesIO(data)) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
         if members:
@@ -113,7 +113,7 @@ def changed_row(data: bytes, rng: random.Random) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.caloset"
         path.write_bytes(data)
-        with suppress(sqlite3.Error, IndexError, struct.error, TypeError, OverflowError, OSError, zlib.error):
+        with suppress(Exception):  # what is broken already is changed as it is
             with closing(sqlite3.connect(path, isolation_level=None)) as connection:
                 _change_row(connection, rng)
             return path.read_bytes()
