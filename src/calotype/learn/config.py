@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from calotype.errors import OptionError
 from calotype.learn import plan
 from calotype.runtime import HALO_PX
 
@@ -98,41 +97,17 @@ class Config:
     card: dict[str, Any] = field(default_factory=lambda: {"name": "mine", "version": "1", "status": "preview"})
 
 
-Section = TypeVar("Section", Architecture, Recipe)
-
-MAY_BE_ZERO = {"minutes", "seed", "warmup", "dyadic_from", "fine_level"}
-MULTIPLES = {"crop_px": 64, "y_channels": 4}
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "blocks": tuple(range(1, HALO_PX // 8 + 1)),
-    "context_steps": (2, 4),
-    "objective": OBJECTIVES,
+_MAY_BE_ZERO = {"minutes", "seed", "warmup", "dyadic_from", "fine_level"}
+_SMALLEST = 1e-9
+_LIMITS: dict[str, tuple[float, float]] = {
+    name: (0 if name in _MAY_BE_ZERO else 1 if isinstance(value, int) else _SMALLEST, plan.MOST)
+    for name, value in (asdict(Architecture()) | asdict(Recipe())).items()
 }
-LIMIT = 1 << 32
-
-
-def _wanted(name: str, kind: type, value: Any) -> str | None:
-    """What a value should be, if it is not."""
-    if kind is str:
-        return None if value in CHOICES[name] else " or ".join(CHOICES[name])
-    if isinstance(value, bool) or not isinstance(value, (kind, int)):
-        return f"{'a whole' if kind is int else 'a'} number"
-    if not 0 <= value < LIMIT or (value == 0 and name not in MAY_BE_ZERO):
-        return f"{'0 or more' if name in MAY_BE_ZERO else 'over 0'} and below 2^32"
-    if kind is int and value % MULTIPLES.get(name, 1):
-        return f"a multiple of {MULTIPLES[name]}"
-    if value not in CHOICES.get(name, (value,)):
-        return " or ".join(map(str, CHOICES[name]))
-    return None
-
-
-def _section(kind: type[Section], values: dict[str, Any], path: Path) -> Section:
-    known = {f.name: type(f.default) for f in fields(kind)}
-    for name, value in values.items():
-        if name not in known:
-            raise OptionError(f"{path}: {kind.__name__.lower()} has no {name}; it has {', '.join(known)}")
-        if wanted := _wanted(name, known[name], value):
-            raise OptionError(f"{path}: {name} is {value!r}, not {wanted}")
-    return kind(**values)
+_RULES = plan.Rules(
+    limits=_LIMITS | {"blocks": (1, HALO_PX // 8), "ema": (0, 1)},
+    choices={"context_steps": (2, 4), "objective": OBJECTIVES},
+    multiples={"crop_px": 64, "y_channels": 4},
+)
 
 
 def read(name: str | Path) -> Config:
@@ -145,8 +120,10 @@ def read(name: str | Path) -> Config:
     path = shipped if shipped.is_file() else Path(name)
     shipped_names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.json")))
     values = plan.sections(path, f"; give a JSON file or one of: {shipped_names}")
+    card = {**Config().card, **values.get("card", {})}
+    plan.check_card(card, str(path))
     return Config(
-        _section(Architecture, values.get("architecture", {}), path),
-        _section(Recipe, values.get("recipe", {}), path),
-        {**Config().card, **values.get("card", {})},
+        plan.changed(Architecture(), values.get("architecture", {}), str(path), _RULES),
+        plan.changed(Recipe(), values.get("recipe", {}), str(path), _RULES),
+        card,
     )

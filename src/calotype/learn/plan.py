@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from calotype.bundle import STATUSES
 from calotype.errors import OptionError
 from calotype.whole import write_whole
 
@@ -40,21 +41,29 @@ def sections(path: Path, hint: str = "") -> dict[str, dict[str, Any]]:
     return values
 
 
-def changed(
-    section: Section,
-    values: Mapping[str, Any],
-    source: str,
-    limits: Mapping[str, tuple[float, float]],
-    choices: Mapping[str, Sequence[str]],
-) -> Section:
+@dataclass(frozen=True)
+class Rules:
+    """What the values of a config may be, by name.
+
+    Attributes:
+        limits: Least and most of numbers; those that are not there lie within 0 and `MOST`.
+        choices: Of texts and numbers that may be nothing else.
+        multiples: Of what a whole number is a multiple.
+    """
+
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    choices: Mapping[str, Sequence[Any]] = field(default_factory=dict[str, Sequence[Any]])
+    multiples: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+def changed(section: Section, values: Mapping[str, Any], source: str, rules: Rules) -> Section:
     """A section of a config with other values, each of the kind that stands there: numbers, texts, truths, sizes.
 
     Args:
         section: The values as they are.
         values: The others, by name.
         source: Where they come from, for a message.
-        limits: Least and most of numbers; those that are not there lie within 0 and `MOST`.
-        choices: What texts may be.
+        rules: What they may be.
 
     Raises:
         OptionError: If a value is unknown or not allowed.
@@ -64,26 +73,47 @@ def changed(
     for name, value in values.items():
         if name not in known:
             raise OptionError(f"{source}: a {type(section).__name__.lower()} has no {name}; it has {', '.join(known)}")
-        wanted = _wanted(known[name], value, limits.get(name, (0, MOST)), choices.get(name, ()))
+        wanted = _wanted(known[name], value, name, rules)
         if wanted is not None:
             raise OptionError(f"{source}: {name} is {value!r}, {wanted}")
         settled[name] = tuple(value) if isinstance(known[name], tuple) else value
     return replace(section, **settled)
 
 
-def _wanted(known: object, value: object, limits: tuple[float, float], choices: Sequence[str]) -> str | None:
+def _wanted(known: Any, value: Any, name: str, rules: Rules) -> str | None:
     """What a value should be and is not; None if it is right."""
     if isinstance(known, bool):
         return None if isinstance(value, bool) else "neither true nor false"
-    if isinstance(known, str):
-        return None if value in choices else f"none of {', '.join(choices)}"
+    if choices := rules.choices.get(name):
+        return None if type(value) is type(known) and value in choices else f"none of {', '.join(map(str, choices))}"
     if isinstance(known, tuple):
         sizes = cast("list[object]", value) if isinstance(value, list) else []
         return None if sizes and all(type(n) is int and n > 0 for n in sizes) else "not a list of sizes"
-    kind, (low, high) = type(known), limits
-    if isinstance(value, (int, float)) and isinstance(value, (kind, int)) and not isinstance(value, bool):
-        return None if low <= value <= high else f"not within {low}..{high:g}"
-    return f"not a {kind.__name__} within {low}..{high:g}"
+    kind, (low, high) = type(known), rules.limits.get(name, (0, MOST))
+    if isinstance(value, bool) or not isinstance(value, (kind, int)):
+        return f"not a {kind.__name__} within {low}..{high:g}"
+    if not low <= value <= high:
+        return f"not within {low}..{high:g}"
+    multiple = rules.multiples.get(name, 1)
+    return f"not a multiple of {multiple}" if value % multiple and kind is int else None
+
+
+def check_card(card: Mapping[str, Any], source: str) -> None:
+    """Refuse before training what would make a bundle or its card that cannot be read.
+
+    Raises:
+        OptionError: If a value is of another kind than readers expect; `source` says where it comes from.
+    """
+    for key in ("name", "version", "licence"):
+        if not isinstance(card.get(key, ""), str):
+            raise OptionError(f"{source}: the card's {key} is {card[key]!r}, not a text")
+    if card.get("status") not in STATUSES:
+        raise OptionError(f"{source}: the card's status is {card.get('status')!r}, none of {', '.join(STATUSES)}")
+    data = card.get("data", [])
+    if not isinstance(data, list) or not all(
+        isinstance(part, dict) and all(isinstance(part.get(key), str) for key in ("name", "licence")) for part in data
+    ):
+        raise OptionError(f"{source}: the card's data is {data!r}, not a list of objects with name and licence")
 
 
 def other_run(folder: Path, what: str) -> OptionError:

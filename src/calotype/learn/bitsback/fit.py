@@ -23,7 +23,7 @@ from calotype.learn.bitsback.nets import Architecture
 from calotype.learn.bitsback.train import Recipe, Row, Training, bpd
 from calotype.learn.card import bullets, facts
 from calotype.learn.fit import CHECKPOINT, CONFIG, hardware, until_told
-from calotype.learn.plan import MOST, changed, other_run, sections, write
+from calotype.learn.plan import MOST, Rules, changed, other_run, sections, write
 from calotype.learn.watch import LOG
 
 USUAL = {
@@ -32,16 +32,18 @@ USUAL = {
 }
 """Families by name: a flat VAE of the size of BB-ANS, and a hierarchy of two layers."""
 MAX_LATENTS = 1024
-_LIMITS = {
-    "width": (1, 4096),
-    "depth": (1, 16),
-    "steps": (1, MOST),
-    "minutes": (1e-6, MOST),
-    "batch": (1, 1 << 20),
-    "warmup": (1, MOST),
-    "fit_every": (1, MOST),
-    "fit_images": (1, MOST),
-}
+_RULES = Rules(
+    limits={
+        "width": (1, 4096),
+        "depth": (1, 16),
+        "steps": (1, MOST),
+        "minutes": (1e-6, MOST),
+        "batch": (1, 1 << 20),
+        "warmup": (1, MOST),
+        "fit_every": (1, MOST),
+        "fit_images": (1, MOST),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ def planned(
     if "card" in values or "image" in values.get("architecture", {}):
         raise OptionError(f"{source}: a recipe for --arch {arch} says neither card nor image: leave them out")
     usual_architecture, usual_recipe = USUAL[arch]
-    architecture = changed(usual_architecture, values.get("architecture", {}), source, _LIMITS, {})
-    recipe = changed(usual_recipe, values.get("recipe", {}), source, _LIMITS, {})
+    architecture = changed(usual_architecture, values.get("architecture", {}), source, _RULES)
+    recipe = changed(usual_recipe, values.get("recipe", {}), source, _RULES)
     if len(architecture.latents) > MAX_LAYERS or max(architecture.latents) > MAX_LATENTS:
         raise OptionError(f"{source}: latents are {[*architecture.latents]}, over {MAX_LAYERS} layers of {MAX_LATENTS}")
     learned = [{"name": f"{data.name}, training part", "licence": data.licence}]
@@ -85,7 +87,7 @@ def planned(
         )
     return Plan(
         replace(architecture, image=(height, width, channels)),
-        changed(recipe, changes, "the command", _LIMITS, {}),
+        changed(recipe, changes, "the command", _RULES),
         about,
     )
 

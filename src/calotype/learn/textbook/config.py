@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from calotype.bundle import MAX_TABLES, STATUSES
+from calotype.bundle import MAX_TABLES
 from calotype.errors import OptionError
 from calotype.learn import plan
 from calotype.learn.plan import Section
@@ -15,21 +15,23 @@ PCA, DENSE_AE, CONV_AE, DENSE_VAE, CONV_VAE = "pca", "dense-ae", "conv-ae", "den
 VAE_GAN = "vae-gan"
 ARCHS = (PCA, DENSE_AE, CONV_AE, DENSE_VAE, CONV_VAE, VAE_GAN)
 
-_CHOICES = {
-    "arch": ARCHS,
-    "loss": ("mse", "bce"),
-    "likelihood": ("bernoulli", "gaussian", "logistic"),
-    "optimiser": ("adam", "sgd"),
-    "schedule": ("plateau", "cosine"),
-    "augment": ("none", "shift", "rotate", "both"),
-}
-_LIMITS = {
-    "latents": (1, MAX_TABLES),
-    "width": (1, 4096),
-    "sigma": (1e-3, 1e3),
-    "batch": (1, 1 << 20),
-    "target_loss": (-plan.MOST, plan.MOST),
-}
+_RULES = plan.Rules(
+    choices={
+        "arch": ARCHS,
+        "loss": ("mse", "bce"),
+        "likelihood": ("bernoulli", "gaussian", "logistic"),
+        "optimiser": ("adam", "sgd"),
+        "schedule": ("plateau", "cosine"),
+        "augment": ("none", "shift", "rotate", "both"),
+    },
+    limits={
+        "latents": (1, MAX_TABLES),
+        "width": (1, 4096),
+        "sigma": (1e-3, 1e3),
+        "batch": (1, 1 << 20),
+        "target_loss": (-plan.MOST, plan.MOST),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -134,24 +136,10 @@ def changed(section: Section, values: dict[str, Any], source: str) -> Section:
     Raises:
         OptionError: If one is unknown or not allowed.
     """
-    settled = plan.changed(section, values, source, _LIMITS, _CHOICES)
+    settled = plan.changed(section, values, source, _RULES)
     if isinstance(settled, Architecture) and len(settled.image) != 3:
         raise OptionError(f"{source}: image is {values['image']!r}, not height, width and channels")
     return settled
-
-
-def _check_card(card: dict[str, Any], source: str) -> None:
-    """Refuse before training what would make a bundle or its card that cannot be read."""
-    for key in ("name", "version", "licence"):
-        if not isinstance(card.get(key, ""), str):
-            raise OptionError(f"{source}: the card's {key} is {card[key]!r}, not a text")
-    if card.get("status") not in STATUSES:
-        raise OptionError(f"{source}: the card's status is {card.get('status')!r}, none of {', '.join(STATUSES)}")
-    data = card.get("data", [])
-    if not isinstance(data, list) or not all(
-        isinstance(part, dict) and all(isinstance(part.get(key), str) for key in ("name", "licence")) for part in data
-    ):
-        raise OptionError(f"{source}: the card's data is {data!r}, not a list of objects with name and licence")
 
 
 def read(path: Path, base: Config | None = None) -> Config:
@@ -170,7 +158,7 @@ def merged(values: dict[str, dict[str, Any]], base: Config, source: str) -> Conf
         OptionError: If one is unknown or not allowed; `source` says where they come from.
     """
     card = {**base.card, **values.get("card", {})}
-    _check_card(card, source)
+    plan.check_card(card, source)
     return Config(
         changed(base.architecture, values.get("architecture", {}), source),
         changed(base.recipe, values.get("recipe", {}), source),
