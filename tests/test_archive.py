@@ -535,6 +535,26 @@ def test_single_images_are_written_as_arrays(archive: Path, images: np.ndarray, 
     assert "idx' is not a format to write" in refused.output
 
 
+def test_each_picture_is_read_once(tmp_path: Path, picture: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ArchiveWriter(tmp_path / "x.caloset") as writer:
+        writer.add_picture("grey.png", picture)
+        writer.add_picture("bands.tif", calotype.encode(np.zeros((4, 6, 5), np.uint8), lossless=True))
+    read: list[int] = []
+    data = Vessel.data
+
+    def counted(self: Vessel, item: vessel.Item) -> bytes:
+        read.append(item.ordinal)
+        return data(self, item)
+
+    monkeypatch.setattr(Vessel, "data", counted)
+    for suffix in ("tif", "npy"):
+        done = CliRunner().invoke(app, ["unpack", str(tmp_path / "x.caloset"), str(tmp_path), "--format", suffix])
+        assert done.exit_code == 0, done.output
+    assert read == [0, 1, 0, 1]
+    with Archive(tmp_path / "x.caloset") as opened, pytest.raises(UnsupportedFile, match="5 channels"):
+        opened.image("bands.tif")
+
+
 def test_what_is_handed_out_is_not_what_is_kept(
     archive: Path, images: np.ndarray, tmp_path: Path, digits_model: Path
 ) -> None:

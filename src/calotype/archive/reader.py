@@ -23,7 +23,7 @@ from calotype.container import MODEL_ID_BYTES, unpack_header
 from calotype.errors import DamagedFile, InputError, InvalidModel, LimitExceeded, UnsupportedFile
 from calotype.lazy import cached_property
 from calotype.pixels import Samples
-from calotype.small import SmallModel, chunk_size, image_of, small_model
+from calotype.small import SmallModel, chunk_size, small_model
 from calotype.textbook import chunk as textbook_chunk
 from calotype.textbook.model import Model as TextbookModel
 from calotype.vessel import Closable, Item, Vessel
@@ -129,16 +129,12 @@ class Archive(Closable):
             raise InputError(f"{self._vessel.path} holds no image named {name!r}")
         return self._by_name[name]
 
-    def channels(self, which: str | Entry) -> int:
-        """How many channels an image has, without alpha."""
-        entry = self.find(which) if isinstance(which, str) else which
-        if kind_of(entry.item) == Kind.PICTURE:
-            return unpack_header(self._vessel.data(entry.item)).channels
-        return image_of(self._decoded(entry.item)[0])[2]
+    def _entry(self, which: str | Entry) -> Entry:
+        return self.find(which) if isinstance(which, str) else which
 
     def array(self, which: str | Entry) -> Samples:
         """An image as an array (h, w) or (h, w, c), uint8 or uint16, alpha last. Errors as of `image`."""
-        entry = self.find(which) if isinstance(which, str) else which
+        entry = self._entry(which)
         if kind_of(entry.item) == Kind.PICTURE:
             data, model = self._file(entry.item)
             return codec.decode_array(data, model=model)
@@ -152,15 +148,23 @@ class Archive(Closable):
             FormatError: If what holds it is damaged.
             ModelNotFound: If its model is neither installed nor embedded.
             InputError: If there is none of this name.
+            UnsupportedFile: If it has not 1 or 3 channels, alpha aside.
         """
-        entry = self.find(which) if isinstance(which, str) else which
+        found = self.image_or_array(which)
+        if isinstance(found, np.ndarray):
+            name = self._entry(which).name
+            raise UnsupportedFile(f"{name} has {found.shape[2]} channels: no PIL image holds it; use array()")
+        return found
+
+    def image_or_array(self, which: str | Entry) -> Image.Image | Samples:
+        """An image as of `image`, or as of `array` if no PIL image holds its channels."""
+        entry = self._entry(which)
         if kind_of(entry.item) == Kind.PICTURE:
             data, model = self._file(entry.item)
-            return codec.decode(data, model=model)
+            decode = codec.decode if unpack_header(data).channels in (1, 3) else codec.decode_array
+            return decode(data, model=model)
         samples = self.array(entry)
-        if samples.ndim == 3 and samples.shape[2] != 3:
-            raise UnsupportedFile(f"{entry.name} has {samples.shape[2]} channels: no PIL image holds it; use array()")
-        return Image.fromarray(samples)
+        return Image.fromarray(samples) if samples.ndim == 2 or samples.shape[2] == 3 else samples
 
     def latents(self, which: str | Entry) -> NDArray[np.float32]:
         """The latents of an image: y_hat (m, h/16, w/16) of a picture in steps, y (d,) of a small image in bins.
@@ -168,7 +172,7 @@ class Archive(Closable):
         Raises:
             InputError: If it is coded without loss, so has none.
         """
-        entry = self.find(which) if isinstance(which, str) else which
+        entry = self._entry(which)
         if kind_of(entry.item) == Kind.PICTURE:
             data, model = self._file(entry.item)
             return codec.whole_latents(data, model=model)

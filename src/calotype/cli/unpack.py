@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.progress import track
 
@@ -89,9 +90,10 @@ def _write(source: Archive, entry: Entry, job: Job, suffix: str, *, overwrite: b
 
 
 def _serialised(source: Archive, entry: Entry, suffix: str) -> bytes:
-    if suffix == NPY or source.channels(entry) not in (1, 3):
-        return bands.serialise(source.array(entry), f".{suffix}")
-    return pictures.save(source.image(entry), FORMATS[suffix])
+    image = source.array(entry) if suffix == NPY else source.image_or_array(entry)
+    if isinstance(image, np.ndarray):
+        return bands.serialise(image, f".{suffix}")
+    return pictures.save(image, FORMATS[suffix])
 
 
 def _target(folder: Path, name: str, suffix: str) -> Path:
