@@ -401,6 +401,13 @@ def test_training_first(tmp_path: Path, small_photo: Image.Image, monkeypatch: p
         assert [item.kind for item in archive.items] == [Kind.MODEL, Kind.PICTURE]
     assert isinstance(CliRunner().invoke(app, command).exception, FileExistsError)
     assert len(asked) == 1  # nothing is trained for an archive that cannot be written
+    out.unlink()
+    kept = CliRunner().invoke(app, command).exception
+    assert isinstance(kept, FileExistsError)
+    assert "x.calomodel exists" in str(kept)
+    assert len(asked) == 1  # nor over a model that may be of use
+    assert CliRunner().invoke(app, [*command, "--overwrite"]).exit_code == 0
+    assert len(asked) == 2
     for wrong in (["--lossless"], ["-m", "photo"]):
         assert isinstance(CliRunner().invoke(app, [*command, "--overwrite", *wrong]).exception, OptionError)
     without = [argument for argument in command if argument != "--train"]
@@ -411,7 +418,7 @@ def test_training_first(tmp_path: Path, small_photo: Image.Image, monkeypatch: p
     (folder / "a.png").rename(folder / "a.txt")
     nothing = CliRunner().invoke(app, ["pack", str(folder), str(tmp_path / "y.caloset"), "--train"]).exception
     assert isinstance(nothing, InputError)
-    assert len(asked) == 1  # nor for a folder of which nothing can be packed
+    assert len(asked) == 2  # nothing is trained for a folder of which nothing can be packed
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")

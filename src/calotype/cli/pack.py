@@ -74,7 +74,9 @@ def pack(
     minutes: Annotated[
         float | None, typer.Option(min=0, help="With --train: train so long; as `calotype train` if not given.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an archive that exists.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an archive that exists, and with --train its model.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
     """Pack many images into one archive.
@@ -94,6 +96,7 @@ def pack(
     if train:
         refuse_options("--train", {"lossless": lossless, "model": model})
         _check_free(out, overwrite=overwrite)
+        _check_free(out.with_suffix(bundle.SUFFIX), overwrite=overwrite)
         model, embed_model = str(_trained(data, out, minutes)), True
     chosen = None if lossless and model is None else library.find_any(model or library.DEFAULT_MODEL)
     if chosen is not None and isinstance(chosen, LatentBundle) != lossless:
