@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -26,7 +27,7 @@ from calotype.learn.config import Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.fit import CHECKPOINT, CONFIG, Data, Watcher, fit, make_fabric, weights_from
 from calotype.learn.model import Codec
-from calotype.learn.plan import write
+from calotype.learn.plan import PICTURES, write
 from calotype.learn.train import STATE, DivergedError, Row, Training, run
 from calotype.learn.watch import LOG, Log
 
@@ -400,6 +401,35 @@ def test_transforms_may_learn_more_slowly_than_the_prior(make: Callable[..., Tra
     transforms = {n: p for n, p in training.codec.named_parameters() if n.startswith("g_") and p.ndim == 2}
     assert slow == {id(p) for n, p in transforms.items() if not n.endswith("knots")}
     assert len(adamw) == 1
+
+
+def test_a_run_goes_on_with_the_pictures_that_it_began_with(
+    make: Callable[..., Training], folder: Path, tmp_path: Path
+) -> None:
+    training, run_folder = make(steps=2), tmp_path / "x.run"
+    watcher = Watcher(lambda *_: None, lambda _: None, lambda *_: None)
+
+    def goes_on(pictures: Path) -> bool:
+        data = Data.find(find_pictures([pictures]), [folder], [pictures / "0.png"], 64, torch.device("cpu"))
+        return fit(training.config, data, run_folder, training.fabric, None, watcher)
+
+    shutil.copytree(folder, tmp_path / "moved")
+    assert goes_on(folder)
+    assert goes_on(tmp_path / "moved")
+    shutil.copy(folder / "90.png", tmp_path / "moved" / "b.png")
+    with pytest.raises(OptionError, match=r"other pictures \(1 new, such as b\.png, \d+ bytes\); give another --run"):
+        goes_on(tmp_path / "moved")
+    (run_folder / PICTURES).unlink()  # as in the folder of a run that an older version began
+    assert goes_on(tmp_path / "moved")
+    with pytest.raises(OptionError, match=r"1 gone, such as b\.png"):
+        goes_on(folder)
+
+
+def test_images_of_a_data_set_are_told_apart() -> None:
+    black = np.zeros((8, 8, 1), np.uint8)
+    one, other = (Data.of([black, x], [black], torch.device("cpu")).listing for x in (black, black + 1))
+    assert one.splitlines()[0] == other.splitlines()[0]
+    assert one != other
 
 
 def test_a_run_that_cannot_be_saved_says_so(make: Callable[..., Training]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import signal
+import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -25,13 +26,14 @@ from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.export import add_visual_head, export
 from calotype.learn.grow import origin, with_one_channel
 from calotype.learn.look import LEAST_PX
-from calotype.learn.plan import other_run, write
+from calotype.learn.plan import PICTURES, check_pictures, listing_of, other_run, write
 from calotype.learn.restore import codec_of
 from calotype.learn.samples import Form
 from calotype.learn.train import REPORTED_EVERY, STATE, Row, Training, run
 from calotype.learn.watch import LOG, Log, Point, as_unit, curve, middle
 from calotype.pixels import Picture, Samples
 from calotype.runtime import Runtime
+from calotype.whole import write_whole
 
 CONFIG, CHECKPOINT = "config.json", "checkpoint.pt"
 SAVE_EVERY, VALIDATE_EVERY = 500, 2000
@@ -43,11 +45,16 @@ MOST_CALIBRATION, CALIBRATION_PX = 200, 512
 
 @dataclass(frozen=True)
 class Data:
-    """What a run learns from and what it is looked at with."""
+    """What a run learns from and what it is looked at with.
+
+    Attributes:
+        listing: A line for each picture to learn from, by which a run knows whether it goes on with the same ones.
+    """
 
     train: Pictures
     fine: Pictures | None
     validation: Pictures
+    listing: bytes = b""
 
     @classmethod
     def find(
@@ -62,17 +69,19 @@ class Data:
         """Read pictures; without any for validation, one in 20 of the others is held out."""
         held_out = find_pictures(validation) if validation else paths[::HELD_OUT_SHARE][:MOST_HELD_OUT]
         chosen = [p for p in paths if p not in set(held_out)] if len(paths) > len(held_out) else paths
-        fine = Pictures(find_pictures(lossless), least_px, device, form=form) if lossless else None
+        fine = find_pictures(lossless) if lossless else []
         return cls(
             Pictures(chosen, least_px, device, form=form),
-            fine,
+            Pictures(fine, least_px, device, form=form) if fine else None,
             Pictures(held_out[:MOST_HELD_OUT], min(64, least_px), form=form),
+            listing_of(f"{path.name}, {path.stat().st_size} bytes" for path in [*chosen, *fine] if path.is_file()),
         )
 
     @classmethod
     def of(cls, train: Sequence[Samples], validation: Sequence[Samples], device: torch.device) -> Data:
         """Pictures (h, w, c) that are in memory already."""
-        return cls(Pictures.of(train, device), None, Pictures.of(validation[:MOST_HELD_OUT], "cpu"))
+        listing = listing_of(f"image {i}, checksum {zlib.crc32(x.tobytes()):08x}" for i, x in enumerate(train))
+        return cls(Pictures.of(train, device), None, Pictures.of(validation[:MOST_HELD_OUT], "cpu"), listing)
 
     @property
     def skipped(self) -> dict[Path, str]:
@@ -182,9 +191,11 @@ def fit(plan: Config, data: Data, folder: Path, fabric: Fabric, start: str | Non
         plan = _for_base(plan, start)
     if saved.exists():
         _check_same(folder, plan)
+        check_pictures(data.listing, folder)
     training = _begun(plan, Crops(data.train, data.fine, plan.recipe), fabric, saved, start)
     if watcher is not None:
         write(plan, folder / CONFIG)
+        write_whole(folder / PICTURES, data.listing)
     with until_told() as told:
         _run(training, data, folder, told, watcher)
     return training.progress >= 1

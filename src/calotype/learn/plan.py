@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Section = TypeVar("Section", bound="DataclassInstance")
 MOST = 1e9
+PICTURES = "pictures.txt"
 SECTIONS = {"architecture", "recipe", "card"}
 
 
@@ -119,3 +121,27 @@ def check_card(card: Mapping[str, Any], source: str) -> None:
 def other_run(folder: Path, what: str) -> OptionError:
     """That a folder holds a run which this command would not go on with."""
     return OptionError(f"{folder}: holds a run {what}; give another --run, or what it began with")
+
+
+def listing_of(pictures: Iterable[str]) -> bytes:
+    """Which pictures a run learns from, a line for each; names may hold what is no text."""
+    return "".join(f"{picture}\n" for picture in pictures).encode(errors="surrogatepass")
+
+
+def check_pictures(listing: bytes, folder: Path) -> None:
+    """Refuse to go on with a run on other pictures; on which an older version began one is not known.
+
+    Raises:
+        OptionError: If some are new or gone; it names one of each.
+    """
+    kept = folder / PICTURES
+    if not kept.exists():
+        return
+    begun, now = (Counter(lines.splitlines()) for lines in (kept.read_bytes(), listing))
+    changes = [
+        f"{found.total()} {change}, such as {min(found).decode(errors='replace')}"
+        for change, found in (("new", now - begun), ("gone", begun - now))
+        if found
+    ]
+    if changes:
+        raise other_run(folder, f"on other pictures ({'; '.join(changes)})")
