@@ -23,6 +23,9 @@ def _operator(node: onnx.NodeProto, x: list[torch.Tensor], how: dict[str, Any]) 
         return F.conv2d(x[0], x[1], x[2], stride=stride, padding=padding, groups=how.get("group", 1))
     if kind == "DepthToSpace":
         return F.pixel_shuffle(x[0], how["blocksize"])
+    if kind == "SpaceToDepth":
+        block, places = how["blocksize"], how["blocksize"] ** 2  # channels innermost, where pixel_unshuffle has places
+        return F.pixel_unshuffle(x[0], block).unflatten(1, (-1, places)).transpose(1, 2).flatten(1, 2)
     if kind == "Concat":
         return torch.cat(x, how["axis"])
     if kind == "Gather":

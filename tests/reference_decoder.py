@@ -269,6 +269,17 @@ def read_z(model: Model, level: int, rans: Rans, rows: int, columns: int) -> np.
     return z
 
 
+def whole(given: np.ndarray, here: np.ndarray) -> np.ndarray:
+    """[5.2]: what a step's graph gives, with 0 where it gives nothing; `here` says which elements are the step's."""
+    if given.shape == here.shape:
+        return given
+    out, places = np.zeros(here.shape, np.int64), [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for (i, j), quarter in zip(places, np.split(given, 4), strict=True):
+        channels = [c for c in range(len(here)) if here[c, i, j]]
+        out[channels, i::2, j::2] = quarter
+    return out
+
+
 def read_y8(model: Model, level: int, rans: Rans, z: np.ndarray, height: int, width: int) -> np.ndarray:
     (features,) = model.h_s(z=z[None], level_bias=model.level_bias[level][None, :, None, None])
     rows, columns = 4 * z.shape[1], 4 * z.shape[2]
@@ -278,8 +289,8 @@ def read_y8(model: Model, level: int, rans: Rans, z: np.ndarray, height: int, wi
     y8 = np.zeros(step_of.shape, np.int64)
     for t, graph in enumerate(model.steps):
         known = {"known": y8[None]} if t else {}
-        mean, index = (output[0] for output in graph(features=features, **known))
         here = step_of == t
+        mean, index = (whole(output[0], here) for output in graph(features=features, **known))
         symbols = np.zeros(y8.shape, np.int64)
         symbols[here & coded] = pop_symbols(rans, model.tables, index[here & coded].tolist())
         y8[here] = (mean + 8 * symbols)[here]

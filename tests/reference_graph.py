@@ -68,19 +68,19 @@ def add(x: Dyadic, y: Dyadic) -> Dyadic:
 
 
 def convolve(x: Dyadic, weight: Dyadic, bias: Dyadic, group: int = 1, pads: tuple[int, ...] = (0,), **_: Any) -> Dyadic:
-    """1x1, or depthwise 3x3 with a ring of zeros."""
+    """1x1, in groups or not, or depthwise 3x3 with a ring of zeros."""
     a, k = x.integers, weight.integers
-    if group == 1:
+    if k.shape[2:] == (1, 1):
         rows, columns = a.shape[2:]
-        total = np.einsum("oi,pi->op", k[:, :, 0, 0], np.ascontiguousarray(a.reshape(a.shape[1], -1).T))
-        total = total.reshape(1, -1, rows, columns)
+        inputs = np.ascontiguousarray(a.reshape(group, k.shape[1], -1).transpose(0, 2, 1))
+        total = np.einsum("goi,gpi->gop", k.reshape(group, -1, k.shape[1]), inputs).reshape(1, -1, rows, columns)
     else:
         ring, (rows, columns) = np.pad(a, ((0, 0), (0, 0), (1, 1), (1, 1))), a.shape[2:]
         total = sum(
             k[:, 0, i, j, None, None] * ring[:, :, i : i + rows, j : j + columns] for i in range(3) for j in range(3)
         )
     bound = int(abs(k).sum(axis=(1, 2, 3)).max()) * int(abs(a).max(initial=0))
-    require(bound < 1 << 62 and max(pads) == (group > 1), "64 bits are enough; zeros surround a 3x3")
+    require(bound < 1 << 62 and max(pads) == (k.shape[2] == 3), "64 bits are enough; zeros surround a 3x3")
     sums = Dyadic(np.asarray(total), x.exponent + weight.exponent)
     return add(sums, Dyadic(bias.integers.reshape(1, -1, 1, 1), bias.exponent))
 
@@ -90,6 +90,12 @@ def depth_to_space(x: Dyadic, blocksize: int, mode: bytes) -> Dyadic:
     n, c, h, w = x.integers.shape
     blocks = x.integers.reshape(n, c // blocksize**2, blocksize, blocksize, h, w)
     return Dyadic(blocks.transpose(0, 1, 4, 2, 5, 3).reshape(n, -1, h * blocksize, w * blocksize), x.exponent)
+
+
+def space_to_depth(x: Dyadic, blocksize: int) -> Dyadic:
+    n, c, h, w = x.integers.shape
+    blocks = x.integers.reshape(n, c, h // blocksize, blocksize, w // blocksize, blocksize)
+    return Dyadic(blocks.transpose(0, 3, 5, 1, 2, 4).reshape(n, -1, h // blocksize, w // blocksize), x.exponent)
 
 
 def concat(*parts: Dyadic, axis: int) -> Dyadic:
@@ -106,6 +112,7 @@ OPERATORS: dict[str, Any] = {
     "Concat": concat,
     "Cast": lambda x, **_: x,
     "DepthToSpace": depth_to_space,
+    "SpaceToDepth": space_to_depth,
 }
 
 

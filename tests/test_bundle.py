@@ -165,10 +165,18 @@ def _one_conv(weight: object, bias: object = 0.5, **how: object) -> bytes:
     return _graph(CLIP, ("Conv", "c w b", "y", how), *END, w=w, b=b)
 
 
+def _grouped(groups: int, blocksize: int = 2) -> bytes:
+    w, b = np.ones((4, 8, 1, 1), np.float32), np.full(4, 3, np.float32)
+    unshuffle = ("SpaceToDepth", "c", "s", {"blocksize": blocksize})
+    return _graph(CLIP, unshuffle, ("Conv", "s w b", "y", {"group": groups}), *END, w=w, b=b)
+
+
 def test_proof_accepts_what_is_exact_and_measures_it() -> None:
     (layer,) = prove("g", _one_conv(127 / 4))
     assert layer.used == pytest.approx((4 * 127 * 512 + 2) / 2**24)  # on a grid of 1/4
     prove("g", _one_conv(1.0, group=4, kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+    (layer,) = prove("g", _grouped(2))
+    assert layer.used == pytest.approx((8 * 512 + 3) / 2**24)  # of eight inputs each
 
 
 @pytest.mark.parametrize(
@@ -181,6 +189,10 @@ def test_proof_accepts_what_is_exact_and_measures_it() -> None:
         (_one_conv(1.0, np.inf), "no numbers"),
         (_one_conv(1.0, group=4, kernel_shape=[3, 3], pads=[0, 0, 0, 0]), "depthwise"),
         (_one_conv(1.0, group=4, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]), "depthwise"),
+        (_grouped(4), "1x1"),
+        (_grouped(3), "groups"),
+        (_grouped(0), "groups"),
+        (_grouped(2, blocksize=1 << 20), "channels"),
         (_graph(("Exp", "x", "features", {})), "operators"),
         (_graph(("Floor", "x", "features", {})), "limits"),
         (_graph(CLIP, ("Mul", "c third", "y", {}), *END, third=np.float32(1 / 3)), "power of 2"),

@@ -21,9 +21,10 @@ from calotype.learn.model import Codec
 from calotype.learn.muon import orthogonalise
 from calotype.learn.start import start_as_transform
 from calotype.learn.train import Objective
-from calotype.prior import choose, places_of, step_of, words_of
+from calotype.prior import choose, words_of
 from calotype.quantise import round_to_nearest
 from calotype.runtime import Runtime
+from calotype.steps import channels_by_place, coded_of, parts_of, step_of
 
 SMALL = Architecture(y_channels=32, z_channels=16, width=32, blocks=2, prior_width=32, context_blocks=1)
 CARD = {"name": "small", "version": "0", "status": "preview"}
@@ -98,8 +99,9 @@ def check_prior(
     for t, step in enumerate(codec.steps):
         mean, index = step(features, torch.from_numpy(y8)[None] / 8 if t else None)
         result = runtime.step(t, features[0].numpy() * 32, y8)
-        np.testing.assert_array_equal(result[0], mean[0].numpy() * 8)
-        np.testing.assert_array_equal(result[1], index[0].numpy())
+        coded = step_of(len(codec.steps), *y8.shape) == t
+        np.testing.assert_array_equal(result[0], (mean[0].numpy() * 8)[coded])
+        np.testing.assert_array_equal(result[1], index[0].numpy()[coded])
 
 
 def test_exported_prior_equals_torch_exactly(codec: Codec, runtime: Runtime) -> None:
@@ -202,8 +204,18 @@ def test_steps_divide_y_evenly_and_each_sees_neighbours(steps: int) -> None:
     for places in (step[c, :2, :2] for c in range(8)):
         assert sorted(places.ravel()) == sorted(4 // steps * list(range(steps)))
     np.testing.assert_array_equal(step_of(2, 8, 4, 8), step_of(4, 8, 4, 8) // 2)
-    inside = places_of(steps, 8, 4, 8, 17, 128)
-    assert len(np.concatenate(inside)) == 8 * 2 * 8
+    parts, coded = parts_of(steps, 8, 4, 8), coded_of(steps, 8, 4, 8, 17, 128)
+    inside = np.concatenate([part.elements[some] for part, some in zip(parts, coded, strict=True)])
+    np.testing.assert_array_equal(np.sort(inside) // 8 % 4, np.repeat([0, 1] * 8, 8))  # two rows of four
+
+
+def test_what_a_step_codes_is_found_where_its_graph_leaves_it() -> None:
+    y = np.arange(8 * 4 * 6).reshape(8, 4, 6)
+    for t, part in enumerate(parts_of(4, 8, 4, 6)):
+        places = [y[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+        alone = [p[c] for p, c in zip(places, np.split(channels_by_place(t, 8), 4), strict=True)]
+        np.testing.assert_array_equal(np.concatenate(alone).ravel()[part.gathered], y.ravel()[part.elements])
+        np.testing.assert_array_equal(part.elements, np.flatnonzero(step_of(4, 8, 4, 6) == t))
 
 
 def test_frequencies() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from calotype.coding import SYMBOL_LIMIT, Decoder, Encoder
 from calotype.errors import DamagedFile, InexactRuntime
 from calotype.quantise import Quantiser
 from calotype.runtime import Runtime
+from calotype.steps import coded_of, parts_of
 from calotype.tiling import padded
 
 Z_LIMIT = 127
@@ -39,29 +39,6 @@ class Latents:
     def checksum(self) -> int:
         """CRC-32 over z as int16 and y8 as int32, little-endian."""
         return zlib.crc32(self.y8.astype("<i4").tobytes(), zlib.crc32(self.z.astype("<i2").tobytes()))
-
-
-@lru_cache(maxsize=4)
-def step_of(steps: int, channels: int, rows: int, columns: int) -> NDArray[np.uint8]:
-    """The step, of 2 or 4, that codes each element of y (channels, rows, columns).
-
-    In each quarter of the channels the four steps visit the four places of every 2x2 in another order, diagonals first;
-    of two steps each does the work of two of the four.
-    """
-    i, j = np.arange(rows)[:, None], np.arange(columns)[None]
-    place = 2 * ((i + j) % 2) + i % 2
-    quarter = 4 * np.arange(channels)[:, None, None] // channels
-    return ((place ^ quarter) * steps // 4).astype(np.uint8)
-
-
-@lru_cache(maxsize=4)
-def places_of(
-    steps: int, channels: int, rows: int, columns: int, height: int, width: int
-) -> tuple[NDArray[np.intp], ...]:
-    """Flat positions in y (channels, rows, columns) that each step codes in a tile of height by width pixels."""
-    coded = (16 * np.arange(rows)[:, None] < height) & (16 * np.arange(columns)[None] < width)
-    step = step_of(steps, channels, rows, columns)
-    return tuple(np.flatnonzero((step == t) & coded) for t in range(steps))
 
 
 def _z_tables(runtime: Runtime, level: int, shape: tuple[int, ...]) -> tuple[Indices, NDArray[np.int16]]:
@@ -103,14 +80,14 @@ def choose(
     parts = [((z_hat - z_offset).astype(np.int32).ravel(), z_index)]
     features = runtime.features(z_hat, level)
     y8 = np.zeros(y.shape, np.int32)
-    steps = runtime.bundle.manifest.steps
-    for t, places in enumerate(places_of(steps, *y.shape, *size_px)):
-        mean, index = runtime.step(t, features, y8)
-        chosen = index.ravel()[places]
-        residual = (y.ravel()[places] - mean.ravel()[places] * EIGHTH).astype(np.float32)
+    layout = runtime.bundle.manifest.steps, *y.shape
+    for t, (part, coded) in enumerate(zip(parts_of(*layout), coded_of(*layout, *size_px), strict=True)):
+        values, index = runtime.step(t, features, y8)
+        chosen = index[coded]
+        residual = (y.ravel()[part.elements[coded]] - values[coded] * EIGHTH).astype(np.float32)
         symbols = np.clip(quantiser(residual, chosen, tables), -SYMBOL_LIMIT, SYMBOL_LIMIT)
-        np.copyto(y8, mean, where=step_of(steps, *y.shape) == t)
-        y8.ravel()[places] += 8 * symbols
+        values[coded] += 8 * symbols
+        y8.ravel()[part.elements] = values
         parts.append((symbols, chosen))
     return Chosen(Latents(z_hat, y8), parts)
 
@@ -152,14 +129,15 @@ def decode_tile(runtime: Runtime, data: memoryview, level: int, size_px: tuple[i
 
 
 def _pop_latents(runtime: Runtime, decoder: Decoder, level: int, size_px: tuple[int, int], z: Ints) -> Latents:
-    steps = runtime.bundle.manifest.steps
-    shape = (runtime.bundle.manifest.y_channels, 4 * z.shape[1], 4 * z.shape[2])
+    manifest = runtime.bundle.manifest
+    shape = (manifest.y_channels, 4 * z.shape[1], 4 * z.shape[2])
     features = runtime.features(z.astype(np.int16), level)
     y8 = np.zeros(shape, np.int32)
-    for t, places in enumerate(places_of(steps, *shape, *size_px)):
-        mean, index = runtime.step(t, features, y8)
-        np.copyto(y8, mean, where=step_of(steps, *shape) == t)
-        y8.ravel()[places] += 8 * decoder.pop(index.ravel()[places])
+    layout = manifest.steps, *shape
+    for t, (part, coded) in enumerate(zip(parts_of(*layout), coded_of(*layout, *size_px), strict=True)):
+        values, index = runtime.step(t, features, y8)
+        values[coded] += 8 * decoder.pop(index[coded])
+        y8.ravel()[part.elements] = values
     return Latents(z.astype(np.int16), y8)
 
 

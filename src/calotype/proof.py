@@ -22,8 +22,8 @@ from calotype.work import Budget, Shape, check_work
 
 EXACT_LIMIT = 2.0**24
 OPSET = 17
-EXACT_OPERATORS = {"Conv", "Mul", "Add", "Floor", "Clip", "Concat", "Cast", "DepthToSpace"}
-FLOAT_OPERATORS = EXACT_OPERATORS | {"Sigmoid", "Gather", "SpaceToDepth", "Sign", "Abs", "Log", "Exp", "Reshape"}
+EXACT_OPERATORS = {"Conv", "Mul", "Add", "Floor", "Clip", "Concat", "Cast", "DepthToSpace", "SpaceToDepth"}
+FLOAT_OPERATORS = EXACT_OPERATORS | {"Sigmoid", "Gather", "Sign", "Abs", "Log", "Exp", "Reshape"}
 SMALL_OPERATORS = FLOAT_OPERATORS | {"Gemm", "Relu", "MaxPool", "ConvTranspose"}
 """Of models of small images."""
 MAX_NODES = 2000
@@ -89,6 +89,7 @@ class Prover:
         self._walk: dict[str, Callable[[onnx.NodeProto], None]] = {
             "Conv": self._conv, "Add": self._add, "Mul": self._mul, "Floor": self._floor,
             "Clip": self._clip, "Concat": self._concat, "Cast": self._cast, "DepthToSpace": self._shuffle,
+            "SpaceToDepth": self._unshuffle,
         }  # fmt: skip
 
     def prove(self) -> list[Layer]:
@@ -132,14 +133,18 @@ class Prover:
     def _conv(self, node: onnx.NodeProto) -> None:
         x, (w, b) = self._range(node.input[0]), (self.constants[n] for n in node.input[1:3])
         how = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        channels, depthwise = len(x.limit), how.get("group", 1) != 1
-        form = (channels, 1, 3, 3) if depthwise else (len(w), channels, 1, 1)
-        plain = {"group": channels if depthwise else 1, "kernel_shape": [*form[2:]], "pads": [int(depthwise)] * 4}
-        usual = how == plain if depthwise else not how
+        channels, groups = len(x.limit), how.get("group", 1)
+        divides = groups >= 1 and channels % groups == len(w) % groups == 0
+        self._demand(divides, f"{node.output[0]}: {groups} groups do not divide it")
+        depthwise = groups == channels > 1
+        form = (channels, 1, 3, 3) if depthwise else (len(w), channels // groups, 1, 1)
+        plain = {"group": groups, "kernel_shape": [*form[2:]], "pads": [int(depthwise)] * 4}
+        usual = how == plain if depthwise else not set(how) - {"group"}
         self._demand(w.shape == form and b.shape == (len(w),) and usual, f"{node.output[0]}: not 1x1 or depthwise 3x3")
-        taps, flat = np.abs(w).reshape(len(w), -1), w.reshape(len(w), -1)
-        reach = taps.sum(1) * x.limit if depthwise else taps @ x.limit
-        grid = _grid_of(flat, axis=1) * (x.grid if depthwise else x.grid.min())
+        flat = w.reshape(groups, len(w) // groups, -1)
+        taps, inputs = np.abs(flat), np.repeat(x.limit.reshape(groups, -1), w[0, 0].size, axis=1)
+        reach = np.einsum("goi,gi->go", taps, inputs).ravel()
+        grid = (_grid_of(flat, axis=2) * x.grid.reshape(groups, -1).min(1, keepdims=True)).ravel()
         self._sum(node, reach + np.abs(b), np.minimum(grid, _grid_of(b[:, None], axis=1)))
 
     def _add(self, node: onnx.NodeProto) -> None:
@@ -204,6 +209,12 @@ class Prover:
         self._demand(how.get("mode") == b"CRD", f"{node.output[0]}: mode is not CRD")
         limit, grid = (v.reshape(-1, how["blocksize"] ** 2) for v in (x.limit, x.grid))
         self.ranges[node.output[0]] = Range(limit.max(1), grid.min(1))
+
+    def _unshuffle(self, node: onnx.NodeProto) -> None:
+        x, how = self._range(node.input[0]), {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        places = how["blocksize"] ** 2
+        self._limit_channels(len(x.limit) * places, node.output[0])
+        self.ranges[node.output[0]] = Range(np.tile(x.limit, places), np.tile(x.grid, places))
 
 
 def _parse(name: str, raw: bytes, operators: set[str]) -> onnx.ModelProto:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from calotype.bundle import Bundle, ModelFile
 from calotype.errors import InvalidModel
+from calotype.steps import Part, Places, parts_of
 from calotype.threads import cores
 
 Floats = NDArray[np.float32]
@@ -140,14 +141,23 @@ class Runtime(Networks):
         return self.run("h_s.onnx", z=z[None].astype(np.float32), level_bias=bias)[0][0]
 
     def step(self, t: int, features: Floats, y8: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-        """Step t of the prior, exact: features and the known part of y8 -> mean in eighths, table index, (m, h, w)."""
+        """Step t of the prior, exact: features, and the known part of y8 (m, h, w), -> mean in eighths and table index.
+
+        Both are of the elements that the step codes (n,), in the order of (c, i, j).
+        """
         known = {"known": y8[None].astype(np.float32)} if t else {}
         graph = self.bundle.manifest.step_graphs[t]
         mean, index = self.run(graph, features=features[None], **known)
-        if (
-            mean.shape[1:] != y8.shape
-            or index.shape != mean.shape
-            or not 0 <= index.min() <= index.max() < self._tables
-        ):
+        part = parts_of(self.bundle.manifest.steps, *y8.shape)[t]
+        places = self._places(part, mean.shape[1:], y8.shape)
+        if places is None or index.shape != mean.shape or not 0 <= index.min() <= index.max() < self._tables:
             raise InvalidModel(f"{self.bundle.path}: {graph} gives {mean.shape}, {index.shape} or unknown tables")
-        return mean[0].astype(np.int32), index[0].astype(np.uint8)
+        return mean.ravel()[places].astype(np.int32), index.ravel()[places].astype(np.uint8)
+
+    def _places(self, part: Part, given: tuple[int, ...], whole: tuple[int, int, int]) -> Places | None:
+        """Where a step's elements stand in what its graph gives: something for all elements of y, or for them alone."""
+        channels, rows, columns = whole
+        if given == whole:
+            return part.elements
+        alone = self.bundle.manifest.steps == 4 and given == (channels, rows // 2, columns // 2)
+        return part.gathered if alone else None

@@ -33,6 +33,7 @@ from calotype.pixels import Picture
 from calotype.prior import Z_LIMIT
 from calotype.proof import Layer, prove
 from calotype.runtime import Runtime
+from calotype.steps import channels_by_place
 
 ESCAPE_MASS = 2.0**-20
 CURVE_LEVELS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
@@ -150,20 +151,25 @@ def _planes(g: Graph, y_channels: int) -> str:
     return g.op("Concat", fine, g.clip(coarse, -prior.COARSE_LIMIT, prior.COARSE_LIMIT), axis=1)
 
 
-def step_graph(net: StepPrior, name: str) -> bytes:
-    """A step: features (and known, in eighths) -> mean in eighths, index."""
-    rows, width = net.head.weight.shape
-    m = rows // 2
-    g = Graph(name, net)
+def step_graph(net: StepPrior, t: int, steps: int) -> bytes:
+    """Step t: features (and known, in eighths) -> mean in eighths, index.
+
+    With four steps the head, a fifth of the work, runs only where the step codes something.
+    """
+    width, m = net.head.weight.shape[1], len(net.head.weight) // 2
+    g = Graph(f"step_{t}", net)
     r = g.clip(g.input("features", [1, width, "h", "w"]), -512, 511)
     if net.known is not None:
         r = g.stream(g.op("Add", r, g.dyadic(_planes(g, m), net.known, STREAM_BITS)))
     for block in net.blocks:
         r = g.dyadic_block(r, block)  # type: ignore[arg-type]
-    mean, index = (g.dyadic(r, net.head, prior.MEAN_BITS, half) for half in (0, 1))
+    order, sides = None, ("h", "w")
+    if steps == 4:
+        r, order, sides = g.op("SpaceToDepth", r, blocksize=2), channels_by_place(t, m), ("h2", "w2")
+    mean, index = (g.dyadic(r, net.head, prior.MEAN_BITS, half, order) for half in (0, 1))
     mean = g.floor_clip(mean, -prior.MEAN_LIMIT, prior.MEAN_LIMIT)
     index = g.floor_clip(index, 0, prior.SIGMA_COUNT - 1)
-    return g.serialise((g.rename(mean, "mean"), [1, m, "h", "w"]), (g.rename(index, "index"), [1, m, "h", "w"]))
+    return g.serialise((g.rename(mean, "mean"), [1, m, *sides]), (g.rename(index, "index"), [1, m, *sides]))
 
 
 def manifest(codec: Codec, card: dict[str, Any], decoding: list[str]) -> bytes:
@@ -198,7 +204,7 @@ def members(
         InvalidModel: If the prior cannot be proved exact.
     """
     arch = codec.arch
-    steps = {f"step_{t}.onnx": step_graph(step, f"step_{t}") for t, step in enumerate(codec.steps)}  # type: ignore[arg-type]
+    steps = {f"step_{t}.onnx": step_graph(step, t, arch.context_steps) for t, step in enumerate(codec.steps)}  # type: ignore[arg-type]
     exact = {"h_s.onnx": hyper_synthesis_graph(codec.h_s), **steps}
     proof = [layer for name, raw in exact.items() for layer in prove(name, raw)]
     synthesis = {

@@ -127,12 +127,17 @@ class Graph:
         """Limit to low..high."""
         return self.op("Clip", x, self.constant(float(low)), self.constant(float(high)))
 
-    def dyadic(self, x: str, layer: DyadicConv, out_bits: int, half: int | None = None) -> str:
+    def dyadic(
+        self, x: str, layer: DyadicConv, out_bits: int, half: int | None = None, order: NDArray[np.intp] | None = None
+    ) -> str:
         """A dyadic convolution: integers on its input grid -> numbers in units of 2^-out_bits, not yet rounded.
 
-        With `half`, only the first (0) or second (1) half of its outputs.
+        With `half`, only the first (0) or second (1) half of its outputs. With `order`, these stand in it, and x holds
+        four times the layer's inputs: a quarter of the outputs are made from each.
         """
         k, b, s = (numpy_of(t if half is None else t.chunk(2)[half]) for t in layer.integers())
+        k, b, s = (k, b, s) if order is None else (k[order], b[order], s[order])
+        groups = {} if order is None else {"group": 4}
         name = self._layers[id(layer)] + ("" if half is None else f".{half}")
         scale = 2.0 ** (out_bits - layer.in_bits - s)
         weight = k.reshape(len(k), -1, *((3, 3) if layer.groups > 1 else (1, 1))).astype(np.int8)
@@ -141,7 +146,7 @@ class Graph:
         exact = self.op("Mul", cast, shifts)
         bias = self.constant((b * scale + 0.5).astype(np.float32), f"{name}.bias")
         if layer.groups == 1:
-            return self.op("Conv", x, exact, bias)
+            return self.op("Conv", x, exact, bias, **groups)
         return self.op("Conv", x, exact, bias, group=layer.groups, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
 
     def floor_clip(self, x: str, low: int, high: int) -> str:

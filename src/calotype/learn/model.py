@@ -14,7 +14,8 @@ from calotype.learn.config import Architecture
 from calotype.learn.dyadic import round_half_up
 from calotype.learn.prior import HyperPrior, HyperSynthesis, StepPrior, bits, sigma_of
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
-from calotype.prior import Z_LIMIT, step_of
+from calotype.prior import Z_LIMIT
+from calotype.steps import step_of
 
 
 def lambda_of(arch: Architecture, level: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from calotype.learn.graph import BLOCK_SCALES, PLAIN
 from calotype.learn.model import Codec
 from calotype.learn.prior import LOG_SIGMA_STEP, MEAN_BITS, SIGMA_MIN
 from calotype.learn.transforms import Block, LevelVector
+from calotype.steps import channels_by_place
 
 Constants = dict[str, NDArray[Any]]
 
@@ -53,11 +54,17 @@ def _networks(codec: Codec, bundle: Bundle) -> dict[str, nn.Module]:
 
 
 def constants_of(raw: bytes) -> Constants:
-    """The constants of a graph by name; the two halves of a step's head as one."""
-    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(raw).graph.initializer}
+    """The constants of a graph by name; the two halves of a step's head as one, with all channels in order."""
+    graph = onnx.load_from_string(raw).graph
+    stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    by_place = any(node.op_type == "SpaceToDepth" for node in graph.node)
     for kind in ("weight", "scale", "bias"):
         if f"head.0.{kind}" in stored:
-            stored[f"head.{kind}"] = np.concatenate([stored[f"head.{half}.{kind}"] for half in (0, 1)])
+            halves = [stored[f"head.{half}.{kind}"] for half in (0, 1)]
+            if by_place:
+                order = channels_by_place(int(graph.name.removeprefix("step_")), len(halves[0]))
+                halves = [half[np.argsort(order)] for half in halves]
+            stored[f"head.{kind}"] = np.concatenate(halves)
     return stored
 
 

@@ -1,0 +1,65 @@
+"""Which elements of y each step of the prior codes (SPEC.md, section 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Places = NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The n elements of y (m, rows, columns) that belong to a step, in the order of (c, i, j).
+
+    Attributes:
+        elements: Their flat positions in y (n,).
+        gathered: With four steps, their flat positions in (m, rows / 2, columns / 2), which holds them alone (n,).
+    """
+
+    elements: Places
+    gathered: Places
+
+
+@lru_cache(maxsize=4)
+def step_of(steps: int, channels: int, rows: int, columns: int) -> NDArray[np.uint8]:
+    """The step, of 2 or 4, that codes each element of y (channels, rows, columns).
+
+    In each quarter of the channels the four steps visit the four places of every 2x2 in another order, diagonals first;
+    of two steps each does the work of two of the four.
+    """
+    i, j = np.arange(rows)[:, None], np.arange(columns)[None]
+    place = 2 * ((i + j) % 2) + i % 2
+    quarter = 4 * np.arange(channels)[:, None, None] // channels
+    return ((place ^ quarter) * steps // 4).astype(np.uint8)
+
+
+def channels_by_place(t: int, channels: int) -> Places:
+    """All channels: first those of which step t of four codes the first place of every 2x2, then the second, ..."""
+    step = step_of(4, channels, 2, 2)
+    return np.concatenate([np.flatnonzero(step[:, i, j] == t) for i in (0, 1) for j in (0, 1)])
+
+
+@lru_cache(maxsize=4)
+def parts_of(steps: int, channels: int, rows: int, columns: int) -> tuple[Part, ...]:
+    """The elements of each step; rows and columns are even."""
+    step, parts = step_of(steps, channels, rows, columns), list[Part]()
+    for t in range(steps):
+        elements = np.flatnonzero(step == t)
+        c, i, j = np.unravel_index(elements, step.shape)
+        rank = np.argsort(channels_by_place(t, channels)) if steps == 4 else np.zeros(channels, np.intp)
+        parts.append(Part(elements, (rank[c] * (rows // 2) + i // 2) * (columns // 2) + j // 2))
+    return tuple(parts)
+
+
+@lru_cache(maxsize=4)
+def coded_of(steps: int, channels: int, rows: int, columns: int, height: int, width: int) -> tuple[Places | slice, ...]:
+    """Which of the elements of each step are coded in a tile of height by width pixels."""
+    if height > 16 * (rows - 1) and width > 16 * (columns - 1):
+        return (slice(None),) * steps
+    inside = (16 * np.arange(rows)[:, None] < height) & (16 * np.arange(columns)[None] < width)
+    coded = np.broadcast_to(inside, (channels, rows, columns)).ravel()
+    return tuple(np.flatnonzero(coded[part.elements]) for part in parts_of(steps, channels, rows, columns))
