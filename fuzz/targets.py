@@ -18,10 +18,11 @@ from PIL import Image, UnidentifiedImageError
 
 import calotype
 import calotype.pillow
-from calotype import bundle, codec, container, library
+from calotype import bundle, codec, library
 from calotype.archive import Archive
 from calotype.bundle import Bundle
 from calotype.errors import CalotypeError
+from calotype.header import unpack_header
 from calotype.small import image_of, small_model
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -114,7 +115,7 @@ def declared_pixels(name: str, data: bytes) -> int:
         if name == "archive":
             with _archive(data) as archive:
                 return len(archive) * SMALL_PX
-        header = container.unpack_header(data)
+        header = unpack_header(data)
         return header.width * header.height
     return 0
 

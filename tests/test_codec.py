@@ -18,6 +18,7 @@ from calotype.errors import (
     ModelNotFound,
     OptionError,
 )
+from calotype.header import Header
 from conftest import psnr_db
 
 
@@ -294,7 +295,7 @@ def test_two_colour_channels_are_no_alpha() -> None:
     from calotype.lossless import pack
 
     samples = np.arange(32, dtype=np.uint8).reshape(4, 4, 2)
-    header = calotype.container.Header(4, 4, 2, 8, alpha=False, tile_px=64, coding=None)
+    header = Header(4, 4, 2, 8, alpha=False, tile_px=64, coding=None)
     data = calotype.container.pack(header, {}, [pack(samples)])
     np.testing.assert_array_equal(calotype.decode_array(data), samples)
     with pytest.raises(calotype.UnsupportedFile, match="channels"):

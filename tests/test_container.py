@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calotype import container
-from calotype.container import Coding, Header, Metadata, pack, unpack
+from calotype.container import Metadata, pack, unpack
 from calotype.errors import DamagedFile, FormatError, InputError, LimitExceeded, NotCalotype, UnsupportedFile
+from calotype.header import MAGIC, Coding, Header
 from calotype.wire import Reader, pack_varint
 
 CODING = Coding(b"\x01\x02\x03\x04\x05\x06\x07\x08", 0, 153)
@@ -52,7 +53,7 @@ def test_round_trip(header: Header, metadata: dict[Metadata, bytes], tile: bytes
 
 @given(st.binary(max_size=200))
 def test_noise_is_refused(noise: bytes) -> None:
-    for data in (noise, container.MAGIC + noise, container.MAGIC + b"\x01" + noise):
+    for data in (noise, MAGIC + noise, MAGIC + b"\x01" + noise):
         with pytest.raises(FormatError):
             unpack(data)
 

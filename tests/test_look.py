@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 import calotype
-from calotype import Bundle, bundle, container
+from calotype import Bundle, bundle
 from calotype.bench import metrics
 from calotype.errors import InvalidModel, OptionError
+from calotype.header import unpack_header
 from calotype.learn.config import VISUAL, Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.export import add_visual_head, export
@@ -127,7 +128,7 @@ def test_files_are_made_for_a_head_and_decoded_by_it(two_heads: Bundle, small_ph
     plain = calotype.encode(small_photo, quality=80, model=two_heads)
     visual = calotype.encode(small_photo, quality=80, head="visual", effort=9, model=two_heads)
     assert calotype.encode(small_photo, quality=80, head="psnr", model=two_heads) == plain
-    codings = [container.unpack_header(data).coding for data in (plain, visual)]
+    codings = [unpack_header(data).coding for data in (plain, visual)]
     assert [coding and coding.head for coding in codings] == [0, 1]
     by_itself = calotype.decode(visual, model=two_heads)
     assert psnr_db(by_itself, small_photo) > 20

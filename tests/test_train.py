@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 import calotype
-from calotype import bundle, container
+from calotype import bundle
 from calotype.errors import InputError, OptionError
+from calotype.header import unpack_header
 from calotype.learn import checkpoint, config
 from calotype.learn import fit as fitting
 from calotype.learn.config import Architecture, Config, Recipe
@@ -192,7 +193,7 @@ def test_from_folder_to_file(tmp_path: Path, folder: Path, recipe: Path, photo: 
     assert list((tmp_path / "mine.run" / "tensorboard").iterdir())
     data = calotype.encode(photo, quality=70, model=out)
     assert calotype.decode(data, model=out).size == photo.size
-    assert container.unpack_header(data).coding is not None
+    assert unpack_header(data).coding is not None
     card = bundle.read(out).manifest.card
     assert (card["name"], card["recipe"], card["steps_trained"]) == ("mine", asdict(RECIPE), 30)
     assert len(card["curve"]) >= 5

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from calotype.container import MAX_CHANNELS
 from calotype.errors import InputError
+from calotype.header import MAX_CHANNELS
 
 Samples = NDArray[np.uint8 | np.uint16]
 

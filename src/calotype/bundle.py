@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calotype.coding import MAX_RADIUS, PRECISION_BITS, Table, Tables
-from calotype.container import MODEL_ID_BYTES
 from calotype.errors import InvalidModel, ModelNotFound, OptionError
+from calotype.header import MODEL_ID_BYTES
 from calotype.lazy import cached_property
 from calotype.whole import write_whole
 

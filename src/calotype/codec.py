@@ -17,10 +17,11 @@ from PIL import Image
 
 from calotype import container, library, pixels
 from calotype.bundle import Bundle, ModelFile, photo
-from calotype.container import SRGB, TOP_LEVEL, Container, Header, Metadata
+from calotype.container import Container, Metadata
 from calotype.decoder import View, parts_of, tile_latents, tiles_of, view_of
 from calotype.encoder import PictureCoder, encode_lossless, or_lossless
 from calotype.errors import InputError, ModelNotFound, OptionError, UnsupportedFile
+from calotype.header import SRGB, TOP_LEVEL, Header, unpack_header
 from calotype.pixels import Part, Picture, Samples
 from calotype.prior import Latents
 from calotype.rate import Coder, reaching_psnr, within_size
@@ -297,7 +298,7 @@ def decode(
         InputError: If the region does not lie within the picture.
         OptionError: If there can be no such region or preview, or both are given.
     """
-    if (channels := container.unpack_header(data).channels) not in (1, 3):
+    if (channels := unpack_header(data).channels) not in (1, 3):
         raise UnsupportedFile(
             f"Pillow holds 1 or 3 channels, not {channels}; decode_array, and files of .npy and .tif, hold them"
         )
@@ -333,7 +334,7 @@ def whole_latents(data: bytes, *, model: Models = None) -> NDArray[np.float32]:
         InputError: If the file is stored losslessly, so has none.
     """
     tiles = [tile.y_hat for tile in latents(data, model=model)]
-    columns = container.unpack_header(data).tile_columns
+    columns = unpack_header(data).tile_columns
     rows = [np.concatenate(tiles[i : i + columns], axis=2) for i in range(0, len(tiles), columns)]
     return np.concatenate(rows, axis=1)
 

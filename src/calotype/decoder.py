@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calotype import lossless, pixels
-from calotype.container import Coding, Container, Header
+from calotype.container import Container
 from calotype.errors import InputError, LimitExceeded, OptionError
+from calotype.header import Coding, Header
 from calotype.pixels import Part, Picture, Samples
 from calotype.prior import Latents, decode_tile
 from calotype.runtime import HALO_PX, Runtime

@@ -10,9 +10,9 @@ import numpy as np
 
 from calotype import container, lossless, pixels
 from calotype.bundle import Bundle
-from calotype.container import TILE_UNIT_PX, Coding, Header
 from calotype.decoder import parts_of, whole_of
 from calotype.errors import InputError
+from calotype.header import TILE_UNIT_PX, Coding, Header, unpack_header
 from calotype.pixels import STRIP_ROWS, Picture, Samples
 from calotype.prior import Chosen, words_of
 from calotype.runtime import HALO_PX, Runtime
@@ -204,7 +204,7 @@ def or_lossless(
 
 
 def _is_poor(coder: PictureCoder, data: bytes) -> bool:
-    coding = container.unpack_header(data).coding
+    coding = unpack_header(data).coding
     assert coding is not None
     return coder.psnr_db(data) < _usual_psnr_db(coder.runtime.bundle, coding.level) - POOR_DB
 

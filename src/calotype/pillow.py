@@ -7,9 +7,9 @@ from typing import IO, Any
 from PIL import Image, ImageFile
 
 from calotype import codec, container, pixels
-from calotype.container import MAGIC
 from calotype.decoder import SCALES
 from calotype.errors import CalotypeError
+from calotype.header import MAGIC, Header
 
 FORMAT = "CALO"
 SUFFIX = ".calo"
@@ -22,7 +22,7 @@ def _accept(prefix: bytes) -> bool:
     return prefix.startswith(MAGIC)
 
 
-def _mode(header: container.Header) -> str:
+def _mode(header: Header) -> str:
     if header.depth == 16 and header.channels == 1 and not header.alpha:
         return "I;16"
     return {(1, False): "L", (1, True): "LA", (3, False): "RGB", (3, True): "RGBA"}[header.channels, header.alpha]

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
-from calotype.container import MAX_CHANNELS, MAX_SIDE_PX, Metadata
+from calotype.container import Metadata
 from calotype.errors import InputError
+from calotype.header import MAX_CHANNELS, MAX_SIDE_PX
 
 Samples = NDArray[np.uint8 | np.uint16]
 

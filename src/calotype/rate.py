@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Protocol
 
-from calotype.container import TOP_LEVEL
 from calotype.errors import InputError
+from calotype.header import TOP_LEVEL
 
 MOST_REFINED = 3
 """So many levels a slow coder tries."""

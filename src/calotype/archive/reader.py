@@ -19,8 +19,8 @@ from calotype.archive.rows import CHUNKS, Kind, kind_of
 from calotype.bitsback import chunk as bitsback_chunk
 from calotype.bitsback.model import Model as BitsBackModel
 from calotype.bundle import ModelFile
-from calotype.container import MODEL_ID_BYTES, unpack_header
 from calotype.errors import DamagedFile, InputError, InvalidModel, LimitExceeded, UnsupportedFile
+from calotype.header import MODEL_ID_BYTES, unpack_header
 from calotype.lazy import cached_property
 from calotype.pixels import Samples
 from calotype.small import SmallModel, chunk_size, small_model

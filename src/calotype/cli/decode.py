@@ -17,7 +17,7 @@ from calotype import bands, library
 from calotype.cli import batch, files, pictures
 from calotype.cli.pictures import FORMATS
 from calotype.codec import MAX_PIXELS, Region
-from calotype.container import unpack_header
+from calotype.header import unpack_header
 from calotype.pixels import Samples
 
 

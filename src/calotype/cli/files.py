@@ -14,8 +14,8 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from calotype.container import MAGIC
 from calotype.errors import InputError, NotCalotype
+from calotype.header import MAGIC
 from calotype.whole import write_whole
 
 STANDARD = "-"

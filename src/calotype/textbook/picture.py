@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from calotype import container
-from calotype.container import TILE_UNIT_PX, Coding, Container, Header
+from calotype.container import Container
 from calotype.errors import InputError, UnsupportedFile
+from calotype.header import TILE_UNIT_PX, Coding, Header
 from calotype.pixels import Picture
 from calotype.runtime import Floats
 from calotype.textbook.chunk import check_images, pack_symbols, quantise, unpack_symbols
