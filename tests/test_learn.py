@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from calotype import bundle
+from calotype.coding import Table, Tables
 from calotype.errors import InputError
 from calotype.learn.calibrate import fit
 from calotype.learn.config import Architecture
@@ -19,10 +20,11 @@ from calotype.learn.export import family, frequencies, members
 from calotype.learn.grow import grown, kept_channels, origin
 from calotype.learn.model import Codec
 from calotype.learn.muon import orthogonalise
+from calotype.learn.prior import RateAware
 from calotype.learn.start import start_as_transform
 from calotype.learn.train import Objective
 from calotype.prior import choose, words_of
-from calotype.quantise import round_to_nearest
+from calotype.quantise import BITS_PER_SQUARED_STEP, rate_aware, round_to_nearest
 from calotype.runtime import Runtime
 from calotype.steps import channels_by_place, coded_of, parts_of, step_of
 
@@ -216,6 +218,17 @@ def test_what_a_step_codes_is_found_where_its_graph_leaves_it() -> None:
         alone = [p[c] for p, c in zip(places, np.split(channels_by_place(t, 8), 4), strict=True)]
         np.testing.assert_array_equal(np.concatenate(alone).ravel()[part.gathered], y.ravel()[part.elements])
         np.testing.assert_array_equal(part.elements, np.flatnonzero(step_of(4, 8, 4, 6) == t))
+
+
+def test_training_chooses_symbols_as_an_encoder_does() -> None:
+    rng = np.random.default_rng(0)
+    residual = rng.normal(0, 4, 10_000).astype(np.float32)
+    index = rng.integers(0, 64, residual.size).astype(np.uint8)
+    tables = Tables(tuple(Table((len(q) - 2) // 2, q) for q in family()))
+    encoder = rate_aware(residual, index, tables)
+    chosen = RateAware(BITS_PER_SQUARED_STEP)(torch.from_numpy(residual), torch.from_numpy(index)).numpy()
+    assert (encoder != np.rint(residual)).mean() > 0.01
+    assert (encoder == chosen).mean() > 0.995  # the table of an encoder is of integers
 
 
 def test_frequencies() -> None:

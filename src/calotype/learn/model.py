@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from calotype.bundle import LEVELS
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import round_half_up
-from calotype.learn.prior import HyperPrior, HyperSynthesis, StepPrior, bits, sigma_of
+from calotype.learn.prior import HyperPrior, HyperSynthesis, RateAware, StepPrior, bits, sigma_of
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
 from calotype.prior import Z_LIMIT
+from calotype.quantise import BITS_PER_SQUARED_STEP
 from calotype.steps import step_of
 
 
@@ -48,6 +49,7 @@ class Codec(nn.Module):
         log_gain = start_log_gain(arch)
         self.g_a = Analysis(arch, log_gain)
         self.g_s = Synthesis(arch, log_gain.clone())
+        self.symbols = RateAware(BITS_PER_SQUARED_STEP)
         self.h_a = HyperAnalysis(arch)
         self.h_s = HyperSynthesis(arch)
         self.z_prior = HyperPrior(arch)
@@ -68,15 +70,19 @@ class Codec(nn.Module):
         return Coded(self.g_s(y_hat, level), y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)))
 
     def predict(
-        self, y: Tensor, features: Tensor, rounded: Callable[[Tensor], Tensor] = round_half_up
+        self, y: Tensor, features: Tensor, rounded: Callable[[Tensor, Tensor], Tensor] | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Round y step by step: y_hat, and the means and table indices that each element is coded with."""
+        """Round y step by step: y_hat, and the means and table indices that each element is coded with.
+
+        `rounded` makes symbols of residuals and table indices; an encoder's choice by rate if not given.
+        """
+        rounded = rounded or self.symbols
         step = torch.from_numpy(step_of(len(self.steps), *y.shape[1:])).to(y.device)
         y_hat = mean = index = torch.zeros_like(y)
         for t, prior in enumerate(self.steps):
             now = step == t
             mean_t, index_t = prior(features, y_hat if t else None)
-            y_hat = torch.where(now, mean_t + rounded(y - mean_t), y_hat)
+            y_hat = torch.where(now, mean_t + rounded(y - mean_t, index_t), y_hat)
             mean, index = torch.where(now, mean_t, mean), torch.where(now, index_t, index)
         return y_hat, mean, index
 

@@ -19,6 +19,7 @@ TAIL = 2.0**-14
 MEAN_BITS = 3
 MEAN_LIMIT = 1023 << MEAN_BITS
 FINE_LIMIT, COARSE_LIMIT = 511, 127
+MOST_WEIGHED = 16
 START_INDEX = 18  # a table of scale 1
 
 
@@ -40,6 +41,34 @@ def mass(v: Tensor, sigma: Tensor) -> Tensor:
 def bits(v: Tensor, sigma: Tensor) -> Tensor:
     """Information content of v, in bits."""
     return -torch.log2(mass(v, sigma).clamp_min(2.0**-30))
+
+
+class RateAware(nn.Module):
+    """Symbols as an encoder chooses them (`quantise.rate_aware`), with the gradient of the identity.
+
+    Args:
+        bits_per_squared_step: What a squared error of one step is worth.
+    """
+
+    def __init__(self, bits_per_squared_step: float) -> None:
+        super().__init__()
+        cost_bits = bits(torch.arange(MOST_WEIGHED + 1.0)[None], sigma_of(torch.arange(SIGMA_COUNT))[:, None])
+        shifts = cost_bits.diff().clamp_min(0) / (2 * bits_per_squared_step)
+        self.shifts: Tensor
+        self.register_buffer("shifts", shifts, persistent=False)
+
+    @torch.no_grad()
+    def _chosen(self, residual: Tensor, index: Tensor) -> Tensor:
+        """The nearest integers, or their neighbours nearer to zero where the bits saved outweigh the error."""
+        size = residual.abs()
+        q = torch.floor(size + 0.5)
+        table, place = index.long().clamp(0, SIGMA_COUNT - 1), (q - 1).long().clamp(0, MOST_WEIGHED - 1)
+        shift = self.shifts[table, place]  # also of what is no number, which training looks for later
+        return residual.sign() * (q - (size < q - 0.5 + shift).float()).clamp_min(0)
+
+    def forward(self, residual: Tensor, index: Tensor) -> Tensor:
+        """Symbols for residuals y - mean that are coded with these tables."""
+        return residual + (self._chosen(residual, index) - residual).detach()
 
 
 class HyperPrior(nn.Module):

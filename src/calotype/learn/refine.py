@@ -102,7 +102,7 @@ class Objective:
     def __call__(self, y: Tensor, z: Tensor, rounded: Callable[[Tensor], Tensor]) -> Tensor:
         """The loss in bits, for y (1, m, 4a, 4b) and z (1, k, a, b)."""
         z_hat = rounded(z)
-        y_hat, mean, index = self.codec.predict(y, self.codec.h_s.biased(z_hat, self.bias), rounded)
+        y_hat, mean, index = self.codec.predict(y, self.codec.h_s.biased(z_hat, self.bias), lambda v, _: rounded(v))
         x_hat = self.codec.g_s(self.around + F.pad(y_hat, self.margins), self.level)
         error = x_hat[:, :, : self.x.shape[2], : self.x.shape[3]] - self.x
         z_bits = self.costs(z_hat - self.z_mean, self.z_index.expand_as(z_hat))
