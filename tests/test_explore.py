@@ -118,9 +118,9 @@ def test_bits_back_study_and_coder_agree(deep: Path, rng: np.random.Generator) -
 def test_draws_follow_their_table(deep: Path) -> None:
     study = study_of(small_model(library.open_path(deep)))
     assert isinstance(study, BitsBackStudy)
-    layer = study._prior([], 4000)
+    layer = study.batched.prior([], 4000)
     z = layer.draw(np.random.default_rng(0))
-    table = layer.family.frequencies[study.form.prior_scale] / 2**24
+    table = layer.family.frequencies[study.bundle.form.prior_scale] / 2**24
     assert abs(z.mean()) < 1
     assert z.var() == pytest.approx(table @ np.square(np.arange(RING) - HALF), rel=0.05)
     entropy = -(table * np.log2(table)).sum()

@@ -139,7 +139,7 @@ def _histograms(view: View) -> Section:
         text = "The first latents of test images, in bins, and, as lines, the tables that code them."
     else:
         assert isinstance(view.study, BitsBackStudy)
-        form, scales = view.study.form, view.study.bundle.scales
+        form, scales = view.study.bundle.form, view.study.bundle.scales
         figure = plots.ring(y, scales, form.prior_scale, range(min(plots.HISTOGRAMS, form.latents[0][0])))
         text = (
             "Posterior means of the first layer's latents, of test images, and the prior's table. "

@@ -10,18 +10,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from calotype.bitsback.model import HALF, RING, LatentBundle, Shifted
+from calotype.bitsback.model import HALF, RING
 from calotype.bitsback.model import Model as BitsBackModel
 from calotype.bundle import ModelFile
-from calotype.coding import PRECISION_BITS, Family, IntArray
+from calotype.coding import PRECISION_BITS, IntArray
 from calotype.errors import InputError
+from calotype.explore.batched import BatchedModel
 from calotype.runtime import Floats, Networks
 from calotype.small import SmallModel, image_of
 from calotype.textbook.model import ENCODER, Images
@@ -198,76 +198,20 @@ def _kl_bits(mean: Floats, log_variance: Floats) -> NDArray[np.float64]:
     return (np.square(mean) + np.exp(log_variance) - log_variance - np.float64(1)) / (2 * math.log(2))
 
 
-class _Batched(Networks):
-    """Graphs for a single image, for many at once: nothing in them mixes images."""
-
-    def __init__(self, file: LatentBundle) -> None:
-        super().__init__(replace(file, members={name: _free(file.members[name]) for name in file.form.graphs}))
-
-
-def _free(raw: bytes) -> bytes:
-    """A graph whose batch axis is free."""
-    graph = onnx.load_model_from_string(raw)
-    for value in (*graph.graph.input, *graph.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "n"
-    return graph.SerializeToString()
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """A layer's distribution for many images: means and tables, (n, latents)."""
-
-    mean: IntArray
-    index: IntArray
-    family: Family
-
-    def draw(self, rng: np.random.Generator) -> IntArray:
-        """A latent of each."""
-        shares = self.family.frequencies.cumsum(1, dtype=np.int64)
-        drawn = rng.integers(0, 1 << PRECISION_BITS, self.index.shape)
-        places = np.empty(self.index.shape, np.int64)
-        for table in np.unique(self.index):
-            chosen = self.index == table
-            places[chosen] = np.searchsorted(shares[table], drawn[chosen], "right")
-        return ((places + self.mean) % RING - HALF).astype(np.int32)
-
-    def bits(self, z: IntArray) -> NDArray[np.float64]:
-        """What latents cost."""
-        places = (z - self.mean + HALF) % RING
-        return PRECISION_BITS - np.log2(self.family.frequencies[self.index, places].astype(np.float64))
-
-
 class BitsBackStudy(Study):
     """A model of kind `bits-back`. An image is restored as the mean of its likelihood."""
 
     def __init__(self, model: BitsBackModel) -> None:
         super().__init__(model)
-        self.model, self.form, self.bundle = model, model.form, model.bundle
-        self._networks = _Batched(model.bundle)
-        self._sizes = [prod(shape) for shape in self.form.latents]
+        self.model, self.bundle, self.batched = model, model.bundle, BatchedModel(model.bundle)
 
     def _x(self, images: Images) -> Floats:
         return np.concatenate([self.model.to_x(image) for image in images])
 
-    def _run(self, graph: str, zs: Sequence[IntArray], **inputs: Floats) -> tuple[IntArray, IntArray]:
-        for layer, (z, shape) in enumerate(zip(zs, self.form.latents, strict=False)):
-            inputs[f"z_{layer}"] = z.reshape(-1, *shape).astype(np.float32)
-        mean, index = (found.reshape(len(found), -1).astype(np.int32) for found in self._networks.run(graph, **inputs))
-        return mean, index
-
-    def _posterior(self, x: Floats, zs: Sequence[IntArray]) -> _Layer:
-        return _Layer(*self._run(f"posterior_{len(zs)}.onnx", zs, x=x), self.bundle.scales)
-
-    def _prior(self, zs: Sequence[IntArray], count: int) -> _Layer:
-        if zs:
-            return _Layer(*self._run(f"prior_{len(zs)}.onnx", zs), self.bundle.scales)
-        flat = np.zeros((count, self._sizes[0]), np.int32)
-        return _Layer(flat, flat + self.form.prior_scale, self.bundle.scales)
-
     def _layers(self, y: Floats) -> list[IntArray]:
         """The latents of each layer, on the ring."""
         whole = (np.rint(y).astype(np.int32) + HALF) % RING - HALF
-        return np.split(whole, np.cumsum(self._sizes)[:-1], axis=1)
+        return np.split(whole, np.cumsum(self.batched.sizes)[:-1], axis=1)
 
     def analyse(self, images: Images) -> Floats:
         return np.concatenate([self._gaussians(part)[0] for part in _batches(images)])
@@ -278,9 +222,9 @@ class BitsBackStudy(Study):
     def _gaussians(self, images: Images) -> tuple[Floats, Floats]:
         """Means and tables of all layers, each given the means of those before it."""
         x, zs, tables = self._x(images), list[IntArray](), list[IntArray]()
-        for _ in self._sizes:
-            layer = self._posterior(x, zs)
-            zs.append(Shifted(layer.mean, layer.index.astype(np.uint8), layer.family).mode)
+        for _ in self.batched.sizes:
+            layer = self.batched.posterior(x, zs)
+            zs.append(layer.mode)
             tables.append(layer.index)
         return np.concatenate(zs, axis=1).astype(np.float32), np.concatenate(tables, axis=1).astype(np.float32)
 
@@ -290,14 +234,13 @@ class BitsBackStudy(Study):
     def _means(self, zs: Sequence[IntArray]) -> Images:
         frequencies = self.bundle.pixels.frequencies
         means = (frequencies @ np.arange(frequencies.shape[1], dtype=np.float64)) / (1 << PRECISION_BITS)
-        mean, shape = self._run("likelihood.onnx", zs)
-        values = np.floor(means[mean * self.form.shapes + shape] + 0.5).astype(np.int32)
+        values = np.floor(means[self.batched.likelihood(zs)] + 0.5).astype(np.int32)
         return np.stack([self.model.to_image(image) for image in values])
 
     def sample(self, count: int, seed: int) -> Images:
         rng, zs = np.random.default_rng(seed), list[IntArray]()
-        for _ in self._sizes:
-            zs.append(self._prior(zs, count).draw(rng))
+        for _ in self.batched.sizes:
+            zs.append(self.batched.prior(zs, count).draw(rng))
         return self._means(zs)
 
     def bits(self, images: Images, seed: int) -> Bits:
@@ -306,19 +249,18 @@ class BitsBackStudy(Study):
         return Bits(np.concatenate([p.pixels for p in parts]), np.concatenate([p.latents for p in parts]))
 
     def rates(self, images: Images) -> Rates:
-        prior = self.bundle.scales.frequencies[self.form.prior_scale].astype(np.float64)
+        prior = self.bundle.scales.frequencies[self.bundle.form.prior_scale].astype(np.float64)
         variance = (np.square(np.arange(RING) - HALF) * prior).sum() / prior.sum()
         return Rates(self.bits(images, seed=0).latents.mean(0), self.analyse(images).var(0) / variance)
 
     def _bits(self, images: Images, rng: np.random.Generator) -> Bits:
         x, zs, costs = self._x(images), list[IntArray](), list[NDArray[np.float64]]()
-        for _ in self._sizes:
-            posterior, prior = self._posterior(x, zs), self._prior(zs, len(images))
+        for _ in self.batched.sizes:
+            posterior, prior = self.batched.posterior(x, zs), self.batched.prior(zs, len(images))
             z = posterior.draw(rng)
             costs.append(prior.bits(z) - posterior.bits(z))
             zs.append(z)
-        mean, shape = self._run("likelihood.onnx", zs)
-        table, values = mean * self.form.shapes + shape, x.reshape(len(x), -1).astype(np.int32)
+        table, values = self.batched.likelihood(zs), x.reshape(len(x), -1).astype(np.int32)
         pixels = PRECISION_BITS - np.log2(self.bundle.pixels.frequencies[table, values].astype(np.float64))
         return Bits(pixels.sum(1), np.concatenate(costs, axis=1))
 
