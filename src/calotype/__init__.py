@@ -9,8 +9,9 @@ image = calotype.decode(data)
 ```
 """
 
+from calotype.about import Info, info
 from calotype.bundle import Bundle
-from calotype.codec import Info, decode, decode_array, encode, info, latents, models
+from calotype.codec import decode, decode_array, encode, latents, models
 from calotype.errors import (
     CalotypeError,
     DamagedFile,
