@@ -6,8 +6,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from math import inf
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +18,18 @@ from calotype.container import Container, Metadata
 from calotype.decoder import View, parts_of, tile_latents, tiles_of, view_of
 from calotype.encoder import PictureCoder, encode_lossless, or_lossless
 from calotype.errors import InputError, OptionError, UnsupportedFile
-from calotype.header import SRGB, TOP_LEVEL, Header, unpack_header
+from calotype.header import SRGB, Header, unpack_header
 from calotype.pixels import Part, Picture, Samples
 from calotype.prior import Latents
-from calotype.rate import Coder, reaching_psnr, within_size
+from calotype.rate import DEFAULT_QUALITY, Rate, level_of
 from calotype.runtime import Runtime
 from calotype.textbook import picture as textbook
 from calotype.textbook.model import Model, TextbookBundle
 from calotype.textbook.picture import ImageCoder
 
 MAX_PIXELS = 1 << 28
-DEFAULT_QUALITY = 60.0
 DEFAULT_EFFORT = 2
 EFFORTS = range(1, 10)
-RATES = {"quality": (0, 100), "bpp": (1e-4, 1e3), "size": (1, 1 << 40), "psnr": (1, 200)}
 
 Images = Image.Image | NDArray[np.generic]
 Region = tuple[int, int, int, int]
@@ -54,11 +50,6 @@ def small_model_of(bundle: TextbookBundle) -> Model:
     return Model(bundle)
 
 
-def level_of(quality: float) -> int:
-    """The level of a quality 0..100."""
-    return round(quality * TOP_LEVEL / 100)
-
-
 def _from_any(image: Images, *, strip: bool, channels: int | None = None) -> Picture:
     if isinstance(image, Image.Image):
         return pixels.from_image(image, strip=strip)
@@ -72,19 +63,9 @@ def _channels_of(model: ModelFile) -> int | None:
     return model.manifest.channels if isinstance(model, Bundle) else None
 
 
-def _checked_rate(rates: dict[str, float | None], *, lossless: bool, effort: int) -> tuple[str, float]:
-    """The one rate option that is given, checked; quality if none is."""
-    given = [name for name, value in rates.items() if value is not None]
-    if len(given) + lossless > 1:
-        raise OptionError(f"{' and '.join([*given, *['lossless'] * lossless])} are given; they exclude each other")
+def _check_effort(effort: int) -> None:
     if not isinstance(effort, int) or effort not in EFFORTS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(f"effort {effort!r} is not within {EFFORTS[0]}..{EFFORTS[-1]}")
-    name = given[0] if given else "quality"
-    value = rates[name] if given else DEFAULT_QUALITY
-    low, high = RATES[name]
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
-        raise OptionError(f"{name} {value!r} is not a number within {low}..{high}")
-    return name, float(value)
 
 
 def encode(
@@ -127,30 +108,19 @@ def encode(
         OptionError: If an option is out of range, options exclude each other, or effort needs what is not installed.
         ModelError: If the model cannot be used.
     """
-    rates = {"quality": quality, "bpp": bpp, "size": size, "psnr": psnr}
-    name, value = _checked_rate(rates, lossless=lossless, effort=effort)
+    _check_effort(effort)
+    rate = Rate.of({"quality": quality, "bpp": bpp, "size": size, "psnr": psnr}, lossless=lossless)
     if lossless:
         return encode_lossless(_from_any(image, strip=strip), effort)
     found = library.find_any(model)
     picture = _from_any(image, strip=strip, channels=_channels_of(found))
-    most_bytes = inf
-    if name in ("size", "bpp"):
-        pixel_count = picture.samples.shape[0] * picture.samples.shape[1]
-        most_bytes = int(value if name == "size" else value * pixel_count / 8)
+    most_bytes = rate.most_bytes(picture.samples.shape[0] * picture.samples.shape[1])
     index = 0 if head is None else _head_named(found, head)
     if isinstance(found, TextbookBundle):
-        return _at_rate(ImageCoder.of(picture, small_model_of(found)), name, value, most_bytes)
+        return rate.reached_by(ImageCoder.of(picture, small_model_of(found)), most_bytes)
     coder = PictureCoder.of(picture, runtime_of(photo(found)), effort, index)
-    learned = partial(_at_rate, coder, name, value, most_bytes)
-    return or_lossless(coder, learned, most_bytes=most_bytes, may_grow=name == "quality")
-
-
-def _at_rate(coder: Coder, name: str, value: float, most_bytes: float) -> bytes:
-    if name == "quality":
-        return coder.at_level(level_of(value))
-    if name == "psnr":
-        return reaching_psnr(coder, value)
-    return within_size(coder, int(most_bytes))
+    learned = partial(rate.reached_by, coder, most_bytes)
+    return or_lossless(coder, learned, most_bytes=most_bytes, may_grow=rate.name == "quality")
 
 
 def _bundle_for(header: Header, model: Models) -> ModelFile:
@@ -286,7 +256,7 @@ def latents(image_or_data: Images | bytes, *, quality: float = DEFAULT_QUALITY, 
     if isinstance(image_or_data, bytes | bytearray | memoryview):
         data = image_or_data
     else:
-        _checked_rate({"quality": quality}, lossless=False, effort=DEFAULT_EFFORT)
+        Rate.of({"quality": quality})
         bundle = library.find(model)
         picture = _from_any(image_or_data, strip=False, channels=bundle.manifest.channels)
         data = PictureCoder.of(picture, runtime_of(bundle), DEFAULT_EFFORT).at_level(level_of(quality))

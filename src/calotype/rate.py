@@ -1,14 +1,19 @@
-"""The search for a level: the largest file within a size, the smallest that reaches a PSNR."""
+"""The rate that is asked for, and the level that meets it: the largest file within a size, the smallest at a PSNR."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
+from math import inf
+from numbers import Real
 from typing import Protocol
 
-from calotype.errors import InputError
+from calotype.errors import InputError, OptionError
 from calotype.header import TOP_LEVEL
 
+RATES = {"quality": (0, 100), "bpp": (1e-4, 1e3), "size": (1, 1 << 40), "psnr": (1, 200)}
+DEFAULT_QUALITY = 60.0
 MOST_REFINED = 3
 """So many levels a slow coder tries."""
 
@@ -98,3 +103,51 @@ def reaching_psnr(coder: Coder, psnr_db: float) -> bytes:
     if coder.effort == coder.quick.effort:
         return at(level)[0]
     return _refined(coder, level, lambda data: coder.psnr_db(data) >= psnr_db, corrected) or at(level)[0]
+
+
+def level_of(quality: float) -> int:
+    """The level of a quality 0..100."""
+    return round(quality * TOP_LEVEL / 100)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a file is to reach: one of `RATES`, and a value within its limits."""
+
+    name: str
+    value: float
+
+    @classmethod
+    def of(cls, rates: Mapping[str, float | None], *, lossless: bool = False) -> Rate:
+        """The one rate that is given, checked; the usual quality if none is.
+
+        Raises:
+            OptionError: If several are given, or one beside `lossless`, or its value is out of range.
+        """
+        given = [name for name, value in rates.items() if value is not None]
+        if len(given) + lossless > 1:
+            raise OptionError(f"{' and '.join([*given, *['lossless'] * lossless])} are given; they exclude each other")
+        name = given[0] if given else "quality"
+        value = rates[name] if given else DEFAULT_QUALITY
+        low, high = RATES[name]
+        if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
+            raise OptionError(f"{name} {value!r} is not a number within {low}..{high}")
+        return cls(name, float(value))
+
+    def most_bytes(self, pixel_count: int) -> float:
+        """How large the file of a picture of so many pixels may be."""
+        if self.name in ("size", "bpp"):
+            return int(self.value if self.name == "size" else self.value * pixel_count / 8)
+        return inf
+
+    def reached_by(self, coder: Coder, most_bytes: float) -> bytes:
+        """The file that a coder makes of its picture.
+
+        Raises:
+            InputError: If no level reaches the rate.
+        """
+        if self.name == "quality":
+            return coder.at_level(level_of(self.value))
+        if self.name == "psnr":
+            return reaching_psnr(coder, self.value)
+        return within_size(coder, int(most_bytes))
