@@ -13,6 +13,7 @@ import time
 from contextlib import closing
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -540,6 +541,23 @@ def test_single_images_are_written_as_arrays(archive: Path, images: np.ndarray, 
     refused = CliRunner().invoke(app, ["extract", str(archive), "000001", "--format", "idx"])
     assert refused.exit_code == 2
     assert "idx' is not a format to write" in refused.output
+
+
+def test_where_images_go(archive: Path, tmp_path: Path, small_photo: Image.Image) -> None:
+    def invoke(*arguments: object) -> Any:
+        return CliRunner().invoke(app, [*map(str, arguments)])
+
+    (tmp_path / "in").mkdir()
+    small_photo.crop((0, 0, 20, 20)).save(tmp_path / "in" / "a.png")
+    assert invoke("pack", tmp_path / "in", tmp_path / "new" / "deep" / "x.caloset", "--lossless").exit_code == 0
+    assert (tmp_path / "new" / "deep" / "x.caloset").is_file()
+    for command in (("unpack", archive), ("extract", archive, "000001", "000002", "-o")):
+        refused = invoke(*command, tmp_path / "in" / "a.png", "--overwrite")
+        assert isinstance(refused.exception, InputError)
+        assert "is a file" in str(refused.exception)
+    several = invoke("extract", archive, "000001", "000002", "-o", "-")
+    assert several.exit_code == 2
+    assert "one image" in several.output
 
 
 def test_each_picture_is_read_once(tmp_path: Path, picture: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

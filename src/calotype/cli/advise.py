@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import track
 
 from calotype.cli import files, pictures
-from calotype.cli.console import STDERR, print_table, shown
+from calotype.cli.console import print_table, shown, watched
 from calotype.codec import DEFAULT_QUALITY
 from calotype.errors import InputError
 
@@ -45,15 +43,10 @@ def advise(
         raise InputError(f"{folder}: no such folder")
     from calotype.bench import advice
 
-    found, unread = files.files_under(folder)
-    if unread:
-        raise unread[0]
-    paths = [path for path in found if pictures.is_picture(path)]
+    paths = files.wanted_under(folder, pictures.is_picture)
     if not paths:
         raise InputError(f"{folder}: no pictures in this folder")
-    steps = advice.advise(paths, quality, sample)
-    count = min(sample, len(paths)) + 1
-    *_, result = track(steps, "", total=count, console=STDERR, transient=True) if sys.stderr.isatty() else steps
+    *_, result = watched(advice.advise(paths, quality, sample), min(sample, len(paths)) + 1)
     assert result is not None
     if as_json:
         typer.echo(json.dumps(asdict(result), indent=2))

@@ -10,9 +10,8 @@ from pathlib import Path
 from time import perf_counter
 
 import typer
-from rich.progress import track
 
-from calotype.cli.console import STDERR, complain, say, shown
+from calotype.cli.console import STDERR, complain, say, shown, watched
 from calotype.cli.files import Job, Plan
 from calotype.errors import OptionError
 
@@ -116,13 +115,11 @@ def _outcomes(jobs: list[Job], work: Work, threads: int) -> Iterator[tuple[Job, 
 
 def _progress(jobs: list[Job], outcomes: Iterator[tuple[Job, Outcome]], quiet: bool) -> Iterator[tuple[Job, Outcome]]:
     """The same outcomes, with a bar (of one: a spinner) while they come if a person watches."""
-    if quiet or not sys.stderr.isatty():
-        yield from outcomes
-    elif len(jobs) == 1:
+    if len(jobs) == 1 and sys.stderr.isatty() and not quiet:
         with STDERR.status(shown(jobs[0].source)):
             yield from outcomes
     else:
-        yield from track(outcomes, "", total=len(jobs), console=STDERR, transient=True)
+        yield from watched(outcomes, len(jobs), quiet=quiet)
 
 
 def _facts(made: Made) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +18,7 @@ FAILURES = (CalotypeError, OSError, MemoryError)
 """What bad input or a bad machine can raise; anything else is a mistake in the program."""
 
 STDERR = Console(stderr=True)
+Step = TypeVar("Step")
 _PIPE_COLUMNS = 240
 
 
@@ -32,6 +35,13 @@ def shown(path: Path | None, standard: str = "stdin") -> str:
 def say(line: str) -> None:
     """Print a line on stderr as it is, however long."""
     STDERR.out(line, highlight=False)
+
+
+def watched(steps: Iterable[Step], total: int, *, quiet: bool = False) -> Iterable[Step]:
+    """The same steps, with a bar while they come if a person watches."""
+    if quiet or not sys.stderr.isatty():
+        return steps
+    return track(steps, "", total=total, console=STDERR, transient=True)
 
 
 def note_preview(model: str) -> None:

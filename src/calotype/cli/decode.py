@@ -14,8 +14,8 @@ from PIL import Image
 
 import calotype
 from calotype import bands, library
-from calotype.cli import batch, files, pictures
-from calotype.cli.pictures import FORMATS
+from calotype.cli import batch, files, options, pictures
+from calotype.cli.pictures import FORMATS, NPY
 from calotype.codec import MAX_PIXELS, Region
 from calotype.header import unpack_header
 from calotype.pixels import Samples
@@ -30,15 +30,10 @@ def _parse_region(text: str) -> Region:
 
 def decode(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help=".calo files; folders with -r; - for stdin.")],
-    output: Annotated[
-        str | None, typer.Option("-o", "--output", help="A file; a folder for several inputs; - for stdout.")
-    ] = None,
-    format: Annotated[  # noqa: A002
-        str | None,
-        typer.Option("--format", help="png, webp, jpg, tiff, avif, jp2, bmp, ppm, tga or npy; png by default."),
-    ] = None,
-    recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Walk through folders; mirror them.")] = False,
-    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Files to work on at a time.")] = 1,
+    output: options.Output = None,
+    format: options.Format = None,  # noqa: A002
+    recursive: options.Recursive = False,
+    jobs: options.Jobs = 1,
     region: Annotated[
         str | None,
         typer.Option(metavar="X,Y,W,H", help="Only this rectangle, in pixels; reads no more."),
@@ -52,13 +47,10 @@ def decode(
     head: Annotated[
         str | None, typer.Option(help="Which synthesis to use; by default what the file was made for.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("-m", "--model", metavar="NAME|PATH", help="Use this model, installed or not."),
-    ] = None,
-    resume: files.ResumeOption = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    model: options.ModelToDecode = None,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Decode .calo files to pictures in an ordinary format.
 
@@ -67,13 +59,13 @@ def decode(
     if output is None and len(inputs) == 2 and not inputs[1].lower().endswith(".calo"):
         output = inputs.pop()
     several = recursive or len(inputs) > 1
-    suffix = pictures.suffix_to_write(format, None if several else output, others=["npy"])
+    suffix = pictures.suffix_to_write(format, None if several else output, others=[NPY])
     plan = files.plan(inputs, output, f".{suffix}", recursive=recursive, wanted=_is_calo)
     bundle = None if model is None else library.find_any(model)
     view = {"region": None if region is None else _parse_region(region), "preview": preview}
-    options = {**view, "max_pixels": max_pixels or None, "model": bundle, "head": head}
-    decoder = partial(calotype.decode, **options)
-    array_decoder = partial(calotype.decode_array, **options)
+    wish = {**view, "max_pixels": max_pixels or None, "model": bundle, "head": head}
+    decoder = partial(calotype.decode, **wish)
+    array_decoder = partial(calotype.decode_array, **wish)
     reader = files.read_calo if region is None else files.map_calo
     work = partial(
         _decode, reader=reader, decoder=decoder, array_decoder=array_decoder, suffix=suffix, overwrite=overwrite
@@ -100,7 +92,7 @@ def _decode(
     files.check_target(job, overwrite=overwrite)
     start = perf_counter()
     header = unpack_header(data)
-    if suffix == "npy" or header.channels not in (1, 3):
+    if suffix == NPY or header.channels not in (1, 3):
         samples = array_decoder(data)
         seconds = perf_counter() - start
         packed = bands.serialise(samples, f".{suffix}")

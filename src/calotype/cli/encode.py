@@ -17,9 +17,9 @@ import typer
 import calotype
 from calotype import library
 from calotype.bundle import Bundle, ModelFile
-from calotype.cli import batch, files, pictures
+from calotype.cli import batch, files, options, pictures
 from calotype.cli.console import note_preview
-from calotype.codec import DEFAULT_EFFORT, DEFAULT_QUALITY, MAX_PIXELS, Images
+from calotype.codec import DEFAULT_EFFORT, MAX_PIXELS, Images
 from calotype.errors import CalotypeError
 from calotype.pixels import STRIP_ROWS, as_grey, from_array, from_image
 
@@ -33,44 +33,37 @@ def _parse_size(text: str) -> int:
     return size
 
 
-def _refuse_together(**options: object) -> None:
-    given = [f"--{name}" for name, value in options.items() if value is not None and value is not False]
+def _refuse_together(**rivals: object) -> None:
+    given = [f"--{name}" for name, value in rivals.items() if value is not None and value is not False]
     if len(given) > 1:
         raise typer.BadParameter(f"{' and '.join(given)} exclude each other")
 
 
 def encode(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Pictures; folders with -r; - for stdin.")],
-    output: Annotated[
-        str | None, typer.Option("-o", "--output", help="A file; a folder for several inputs; - for stdout.")
-    ] = None,
-    quality: Annotated[
-        float | None,
-        typer.Option("-q", "--quality", min=0, max=100, help=f"Higher is better; {DEFAULT_QUALITY:g} by default."),
-    ] = None,
+    output: options.Output = None,
+    quality: options.Quality = None,
     bpp: Annotated[float | None, typer.Option(min=0, help="Bits per pixel to aim at.")] = None,
     size: Annotated[
         int | None, typer.Option(parser=_parse_size, metavar="BYTES", help="File size to stay under, as 20k or 1.5M.")
     ] = None,
     psnr: Annotated[float | None, typer.Option(min=0, help="Fidelity to reach, in dB.")] = None,
-    lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit of every pixel.")] = False,
+    lossless: options.Lossless = False,
     effort: Annotated[
         int, typer.Option("-e", "--effort", min=1, max=9, help="More is slower, smaller; 7 to 9 need calotype[learn].")
     ] = DEFAULT_EFFORT,
     head: Annotated[
         str | None, typer.Option(help="What to make it for: psnr (the default) or visual, how it looks.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("-m", "--model", metavar="NAME|PATH", help="An installed model, or a model file.")
-    ] = None,
-    recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Walk through folders; mirror them.")] = False,
-    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Files to work on at a time.")] = 1,
+    model: options.ModelToEncode = None,
+    recursive: options.Recursive = False,
+    jobs: options.Jobs = 1,
     max_pixels: Annotated[int, typer.Option(min=0, help="Refuse larger pictures; 0 is no limit.")] = MAX_PIXELS,
     verify: Annotated[bool, typer.Option("--verify", help="Decode each file again; say its PSNR.")] = False,
     strip: Annotated[bool, typer.Option("--strip", help="Leave EXIF, ICC and XMP out.")] = False,
-    resume: files.ResumeOption = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    resume: options.Resume = False,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Encode pictures as .calo files.
 

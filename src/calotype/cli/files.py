@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import BinaryIO
 
 import typer
 
@@ -20,11 +20,6 @@ from calotype.whole import write_whole
 
 STANDARD = "-"
 """Standard input or output, as an argument."""
-
-
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Leave out what is done: whole outputs that are no older than their input.")
-]
 
 
 @dataclass(frozen=True)
@@ -120,6 +115,18 @@ def files_under(root: Path) -> tuple[list[Path], tuple[OSError, ...]]:
     walk = os.walk(root, onerror=unread.append)
     paths = (Path(folder, name) for folder, _, names in walk for name in names)
     return sorted(path for path in paths if path.is_file()), tuple(unread)
+
+
+def wanted_under(root: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+    """The wanted files in a folder and its folders, sorted.
+
+    Raises:
+        OSError: If one of the folders cannot be read.
+    """
+    files, unread = files_under(root)
+    if unread:
+        raise unread[0]
+    return [path for path in files if wanted(path)]
 
 
 def check_target(job: Job, *, overwrite: bool) -> None:

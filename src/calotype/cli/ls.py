@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from calotype.archive import Archive, Kind
+from calotype.cli import options
 from calotype.cli.console import print_table
 
 
 def ls(
-    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="A .caloset file.")],
+    archive: options.Archive,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list with an object for each row.")] = False,
 ) -> None:
     """List what an archive holds, without decoding it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,20 +16,21 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from PIL import Image
-from rich.progress import track
 
 import calotype
 from calotype import arrays, bundle, datasets, library
 from calotype.archive import Archive, ArchiveWriter
 from calotype.bitsback.model import LatentBundle
 from calotype.bundle import Bundle, ModelFile
-from calotype.cli import files, pictures
-from calotype.cli.console import STDERR, complain, note_preview, refuse_options, say, shown
+from calotype.cli import files, options, pictures
+from calotype.cli.console import complain, note_preview, refuse_options, say, shown, watched
+from calotype.cli.files import Job
 from calotype.cli.train import train as train_model
 from calotype.codec import DEFAULT_QUALITY, MAX_PIXELS, level_of
 from calotype.errors import CalotypeError, FormatError, InputError, OptionError
 from calotype.pixels import Samples, from_image
 from calotype.small import SmallModel, chunk_images, image_of, small_model
+from calotype.sqlite import journal_of
 from calotype.vessel import Item
 
 SUFFIX = ".caloset"
@@ -57,14 +58,9 @@ def pack(
         typer.Argument(metavar="DATA", help=f"A folder of pictures; an .npy or IDX file; {', '.join(datasets.NAMES)}."),
     ],
     out: Annotated[Path, typer.Argument(metavar=f"OUT{SUFFIX}", help="The archive to write.")],
-    lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit of every pixel.")] = False,
-    quality: Annotated[
-        float | None,
-        typer.Option("-q", "--quality", min=0, max=100, help=f"Higher is better; {DEFAULT_QUALITY:g} by default."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("-m", "--model", metavar="NAME|PATH", help="An installed model, or a model file.")
-    ] = None,
+    lossless: options.Lossless = False,
+    quality: options.Quality = None,
+    model: options.ModelToEncode = None,
     embed_model: Annotated[
         bool, typer.Option("--embed-model", help="Put the model in, for machines that do not have it.")
     ] = False,
@@ -77,7 +73,7 @@ def pack(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an archive that exists, and with --train its model.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Pack many images into one archive.
 
@@ -95,8 +91,8 @@ def pack(
     source = _Source.of(data)
     if train:
         refuse_options("--train", {"lossless": lossless, "model": model})
-        _check_free(out, overwrite=overwrite)
-        _check_free(out.with_suffix(bundle.SUFFIX), overwrite=overwrite)
+        for target in (out, out.with_suffix(bundle.SUFFIX)):
+            files.check_target(Job(None, target), overwrite=overwrite)
         model, embed_model = str(_trained(data, out, minutes)), True
     chosen = None if lossless and model is None else library.find_any(model or library.DEFAULT_MODEL)
     if chosen is not None and isinstance(chosen, LatentBundle) != lossless:
@@ -132,19 +128,15 @@ def _trained(data: str, out: Path, minutes: float | None) -> Path:
     return model
 
 
-def _check_free(out: Path, *, overwrite: bool) -> None:
-    if os.path.lexists(out) and not overwrite:
-        raise FileExistsError(f"{out} exists: use --overwrite to replace it")
-
-
 @contextmanager
 def _finally_at(out: Path, *, overwrite: bool) -> Generator[Path]:
     """Where to write an archive: at its place, or beside one that it replaces once it is done, if it holds an image."""
     if not os.path.lexists(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
         yield out
         _drop_if_empty(out)
         return
-    _check_free(out, overwrite=overwrite)
+    files.check_target(Job(None, out), overwrite=overwrite)
     out = out.resolve()
     if out.is_dir():
         raise InputError(f"{out} is a folder: name a file to write")
@@ -158,7 +150,7 @@ def _finally_at(out: Path, *, overwrite: bool) -> Generator[Path]:
             fresh.replace(out)
     finally:
         fresh.unlink(missing_ok=True)
-        Path(f"{fresh}-journal").unlink(missing_ok=True)
+        journal_of(fresh).unlink(missing_ok=True)
 
 
 def _drop_if_empty(path: Path) -> None:
@@ -173,7 +165,7 @@ def _settle(out: Path) -> None:
 
     To open an archive is to recover it, and that removes the journal.
     """
-    journal = Path(f"{out}-journal")
+    journal = journal_of(out)
     if not os.path.lexists(journal):
         return
     with suppress(CalotypeError):
@@ -198,10 +190,8 @@ class _Source:
             return cls({}, datasets.load_test(data).images)
         none = np.empty((0, 1, 1, 1), np.uint8)
         if path.is_dir():
-            found, unread = files.files_under(path)
-            if unread:
-                raise unread[0]
-            named = {p.relative_to(path).as_posix(): p for p in found if pictures.holds_picture(p)}
+            found = files.wanted_under(path, pictures.holds_picture)
+            named = {p.relative_to(path).as_posix(): p for p in found}
             if not named:
                 raise InputError(f"{data}: no pictures in this folder")
             return cls(named, none)
@@ -269,11 +259,8 @@ def _samples(path: Path, form: tuple[int, int, int]) -> Images:
 
 def _run(parts: list[Part], *, quiet: bool) -> tuple[int, int]:
     """Add every part, say what is stored as soon as it is, and what is not; how many images were and were not."""
-    watched: Iterable[Part] = parts
-    if not quiet and sys.stderr.isatty():
-        watched = track(parts, "", console=STDERR, transient=True)
     failed = stored = 0
-    for part in watched:
+    for part in watched(parts, len(parts), quiet=quiet):
         try:
             item = part.add()
         except (InputError, FormatError, OSError) as error:

@@ -61,6 +61,8 @@ FORMATS = {
     "tga": Format("TGA", _ALPHA),
 }
 """Formats to write, by suffix."""
+NPY = "npy"
+"""One more, for the samples of any number of bands."""
 
 METADATA = ("exif", "icc_profile", "xmp")
 """Names of metadata in `info` of Pillow's images and, mostly, among the options of `save`."""

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from rich.progress import track
 
 from calotype import arrays, bands, library
 from calotype.archive import Archive, Entry
-from calotype.cli import files, pictures
-from calotype.cli.console import FAILURES, STDERR, complain, say, shown
+from calotype.cli import files, options, pictures
+from calotype.cli.console import FAILURES, complain, say, shown, watched
 from calotype.cli.files import Job
-from calotype.cli.pictures import FORMATS
+from calotype.cli.pictures import FORMATS, NPY
 from calotype.errors import InputError
-
-NPY = "npy"
-ModelOption = Annotated[
-    str | None, typer.Option("-m", "--model", metavar="NAME|PATH", help="Use this model, installed or not.")
-]
-FormatOption = Annotated[str | None, typer.Option("--format", help=f"{', '.join((NPY, *FORMATS))}; png by default.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
-ArchiveArgument = Annotated[Path, typer.Argument(metavar="ARCHIVE", help="A .caloset file.")]
 
 
 def opened(path: Path, model: str | None) -> Archive:
@@ -36,12 +24,12 @@ def opened(path: Path, model: str | None) -> Archive:
 
 
 def unpack(
-    archive: ArchiveArgument,
+    archive: options.Archive,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder; or an .npy or .idx file for small images.")],
-    format: FormatOption = None,  # noqa: A002
-    model: ModelOption = None,
-    overwrite: OverwriteOption = False,
-    quiet: QuietOption = False,
+    format: options.Format = None,  # noqa: A002
+    model: options.ModelToDecode = None,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Unpack all images of an archive."""
     with opened(archive, model) as source:
@@ -60,18 +48,20 @@ def unpack(
 
 
 def extract(
-    archive: ArchiveArgument,
+    archive: options.Archive,
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Images, as `calotype ls` names them.")],
     output: Annotated[
         str | None, typer.Option("-o", "--output", help="A file for one image, else a folder; - for stdout.")
     ] = None,
-    format: FormatOption = None,  # noqa: A002
-    model: ModelOption = None,
-    overwrite: OverwriteOption = False,
-    quiet: QuietOption = False,
+    format: options.Format = None,  # noqa: A002
+    model: options.ModelToDecode = None,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Take single images out of an archive."""
     several = len(names) > 1
+    if several and output == files.STANDARD:
+        raise typer.BadParameter("standard output takes one image")
     suffix = pictures.suffix_to_write(format, None if several or output == files.STANDARD else output, [NPY])
     with opened(archive, model) as source:
         entries = [source.find(name) for name in names]
@@ -106,13 +96,12 @@ def _target(folder: Path, name: str, suffix: str) -> Path:
 
 
 def _write_all(source: Archive, entries: list[Entry], folder: Path, suffix: str, overwrite: bool, quiet: bool) -> None:
-    watched: Iterable[Entry] = entries
-    if not quiet and sys.stderr.isatty():
-        watched = track(entries, "", console=STDERR, transient=True)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: name a folder")
     written_bytes, failed = 0, 0
     claimed: dict[Path, str] = {}
     said = set[str]()
-    for entry in watched:
+    for entry in watched(entries, len(entries), quiet=quiet):
         try:
             target = _target(folder, entry.name, suffix)
             if claimed.setdefault(target, entry.name) != entry.name:
