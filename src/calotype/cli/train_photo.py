@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from calotype import datasets
 from calotype.bundle import PHOTO
 from calotype.cli.console import STDERR, refuse_options, say, shown
+from calotype.datasets import Dataset
 from calotype.errors import OptionError
 
 if TYPE_CHECKING:
@@ -67,9 +68,11 @@ def train_photo(wish: Wish) -> None:
     from calotype.learn import fit
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    plan, start, found = _plan(wish)
+    _check_options(wish)
+    whole = datasets.load(wish.sources[0], wish.data_folder, wish.size_px) if wish.is_set else None
+    plan, start, found = _plan(wish, whole)
     fabric = fit.make_fabric(wish.device, plan.recipe.batch)
-    data = _data(wish, plan, found, fabric)
+    data = _data(wish, plan, found if whole is None else whole, fabric)
     columns = (TextColumn("training"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     quiet = not (STDERR.is_terminal and fabric.is_global_zero)
     shown_columns = (*columns, TextColumn("{task.fields[now]}"))
@@ -85,18 +88,17 @@ def train_photo(wish: Wish) -> None:
     typer.echo(f"{shown(wish.out)}: {wish.out.stat().st_size} bytes")
 
 
-def _plan(wish: Wish) -> tuple[Config, str | None, Folder | None]:
+def _plan(wish: Wish, whole: Dataset | None) -> tuple[Config, str | None, Folder | None]:
     """The run, what it starts from, and the folder as it was found, unless there is none or a recipe says all."""
     from calotype.learn import config, folder
     from calotype.learn.data import find_pictures
 
     start = None if wish.start == NONE else wish.start
-    _check_options(wish)
     if wish.recipe is not None:
         refuse_options("--recipe", {"scale": wish.scale})
         plan = config.read(wish.recipe)
         return replace(plan, recipe=replace(plan.recipe, **wish.changes)), start, None
-    found = _data_set(wish) if wish.is_set else folder.inspect(find_pictures(wish.sources))
+    found = folder.inspect(find_pictures(wish.sources)) if whole is None else _folder_of(whole)
     if wish.arch == PHOTO and wish.start is None and wish.scale is None and found.form.channels in (1, 3):
         start = PHOTO
     if start is not None:
@@ -135,28 +137,26 @@ def _architecture(start: str) -> Architecture:
     return Architecture() if start.endswith(".pt") else codec_of(library.find(start)).arch
 
 
-def _data(wish: Wish, plan: Config, found: Folder | None, fabric: Fabric) -> Data:
+def _data(wish: Wish, plan: Config, found: Folder | Dataset | None, fabric: Fabric) -> Data:
     from calotype.learn.data import find_pictures
     from calotype.learn.fit import Data
     from calotype.learn.samples import Form
 
-    if wish.is_set:
-        whole = datasets.load(wish.sources[0], wish.data_folder, wish.size_px)
-        return Data.of(list(whole.train.images), list(whole.validation.images), fabric.device)
+    if isinstance(found, Dataset):
+        return Data.of(list(found.train.images), list(found.validation.images), fabric.device)
     paths = find_pictures(wish.sources) if found is None else found.paths
     form = Form(plan.architecture.channels) if found is None else found.form
     least_px = 1 if wish.arch == HYPERPRIOR else plan.recipe.crop_px
     return Data.find(paths, wish.lossless, wish.validation, least_px, fabric.device, form)
 
 
-def _data_set(wish: Wish) -> Folder:
+def _folder_of(whole: Dataset) -> Folder:
+    """A data set as a folder of pictures."""
     from calotype.learn.folder import Folder
     from calotype.learn.samples import Form
 
-    images = datasets.load(wish.sources[0], wish.data_folder, wish.size_px).train.images
-    return Folder(
-        [Path(wish.sources[0])] * len(images), [], [images.shape[1:3]] * len(images), Form(images.shape[3]), {}
-    )
+    images = whole.train.images
+    return Folder([Path(whole.name)] * len(images), [], [images.shape[1:3]] * len(images), Form(images.shape[3]), {})
 
 
 def _say_found(found: Folder, crop_px: int, batch: int, start: str) -> None:
