@@ -228,8 +228,9 @@ def _begun(plan: Config, crops: Crops, fabric: Fabric, saved: Path, start: str |
 
 def _run(training: Training, data: Data, folder: Path, told: Callable[[], bool], watcher: Watcher | None) -> None:
     fabric, recipe = training.fabric, training.recipe
+    every = ROW_STEPS if recipe.minutes else REPORTED_EVERY
     if watcher is None:
-        run(training, stopped=told)
+        run(training, stopped=told, every=every)
         return
     watcher.begun(data, training.step, training.progress)
     pictures = [x.to(fabric.device) for x in as_unit(list(data.validation), peak=data.validation.form.peak)]
@@ -249,7 +250,7 @@ def _run(training: Training, data: Data, folder: Path, told: Callable[[], bool],
         before = row.progress
 
     with closing(log):
-        run(training, report=report, stopped=told, every=ROW_STEPS if recipe.minutes else REPORTED_EVERY)
+        run(training, report=report, stopped=told, every=every)
 
 
 def _is_due(recipe: Recipe, before: float, row: Row, every: int, share: float) -> bool:

@@ -225,7 +225,7 @@ def run(
         training: The run; it is advanced.
         report: Called after every `every` steps, and at the end.
         stopped: Asked after each step.
-        every: Steps between reports. A state that is not finite is found there, and undone.
+        every: Steps between reports, the same in all processes. A state that is not finite is found there, and undone.
     """
     ended = partial(_ended, training, stopped, every)
     good = training.state()
@@ -252,6 +252,15 @@ def _ended(training: Training, stopped: Callable[[], bool], every: int) -> bool:
     return bool(fabric.all_reduce(torch.tensor(float(stopped()), device=fabric.device), reduce_op="sum"))
 
 
+def _agreed(fabric: Fabric, seconds: float) -> float:
+    """The time taken, for all processes alike: learning rates follow it, and the end of a run."""
+    if fabric.world_size == 1:
+        return seconds
+    mean = fabric.all_reduce(torch.tensor(seconds, dtype=torch.float64, device=fabric.device), reduce_op="mean")
+    assert isinstance(mean, Tensor)
+    return mean.item()
+
+
 def _rows(training: Training, ended: Callable[[], bool], every: int) -> Iterator[Row]:
     """Train; gives the means of every `every` steps, and of what is left when it has ended."""
     fabric, first = training.fabric, training.step
@@ -259,7 +268,7 @@ def _rows(training: Training, ended: Callable[[], bool], every: int) -> Iterator
     for x, level in training.crops.batches(first, training.recipe.steps, fabric.global_rank, fabric.world_size):
         sums += training.advance(x, level)
         now = time.monotonic()
-        training.seconds, then = training.seconds + now - then, now
+        training.seconds, then = _agreed(fabric, training.seconds + now - then), now
         last = ended()
         if training.step % every and not last:
             continue
