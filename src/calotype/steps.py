@@ -46,13 +46,23 @@ def channels_by_place(t: int, channels: int) -> Places:
 @lru_cache(maxsize=4)
 def parts_of(steps: int, channels: int, rows: int, columns: int) -> tuple[Part, ...]:
     """The elements of each step; rows and columns are even."""
-    step, parts = step_of(steps, channels, rows, columns), list[Part]()
-    for t in range(steps):
-        elements = np.flatnonzero(step == t)
-        c, i, j = np.unravel_index(elements, step.shape)
-        rank = np.argsort(channels_by_place(t, channels)) if steps == 4 else np.zeros(channels, np.intp)
-        parts.append(Part(elements, (rank[c] * (rows // 2) + i // 2) * (columns // 2) + j // 2))
-    return tuple(parts)
+    step = step_of(steps, channels, rows, columns)
+    elements = [np.flatnonzero(step == t) for t in range(steps)]
+    gathered = _gathered_places(step).ravel() if steps == 4 else np.zeros(step.size, np.intp)
+    return tuple(Part(places, gathered[places]) for places in elements)
+
+
+def _gathered_places(step: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Where each element stands among those of its own step, if they are gathered place by place of every 2x2."""
+    channels, rows, columns = step.shape
+    out = np.empty(step.shape, np.intp)
+    inner = np.arange(rows // 2 * (columns // 2)).reshape(rows // 2, columns // 2)
+    for t in range(4):
+        order = channels_by_place(t, channels)
+        for place, chosen in enumerate(np.split(order, 4)):
+            first = (place * len(chosen) + np.arange(len(chosen)))[:, None, None] * inner.size
+            out[chosen, place // 2 :: 2, place % 2 :: 2] = first + inner
+    return out
 
 
 @lru_cache(maxsize=4)
