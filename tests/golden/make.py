@@ -30,7 +30,7 @@ def digest(tiles: list[Latents]) -> str:
 def pictures() -> dict[str, tuple[Image.Image, float]]:
     """What is encoded, and how well."""
     astronaut, coffee = (Image.fromarray(getattr(data, name)()) for name in ("astronaut", "coffee"))
-    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (129, 129, 3), dtype=np.uint8)  # smaller ones would be lossless
     return {
         "astronaut-q20": (astronaut, 20),
         "coffee-q60": (coffee.crop((100, 50, 413, 251)), 60),
