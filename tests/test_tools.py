@@ -45,7 +45,7 @@ def test_explore_compares_what_can_be_compared() -> None:
     apart = [Point(p.level, p.bpp, p.psnr_db + 90) for p in anchor]
     assert explore["rate_against"](half, anchor) == "-50.0%"
     assert explore["rate_against"](apart, anchor).startswith("none: ")
-    assert len(explore["variants"]()) == 1 + len(explore["ARCHITECTURES"]) + len(explore["RECIPES"])
+    assert len(explore["variants"]()) == 2 + len(explore["ARCHITECTURES"]) + len(explore["RECIPES"])
 
 
 def test_samples_are_judged_beside_real_images() -> None:

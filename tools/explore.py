@@ -20,6 +20,7 @@ from calotype.bench.bd_rate import Curve, bd_rate
 from calotype.errors import CalotypeError
 from calotype.learn.config import Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
+from calotype.learn.model import Codec
 from calotype.learn.train import Training
 from calotype.learn.watch import Point, as_unit, curve
 
@@ -39,17 +40,18 @@ RECIPES = {
     "Muon at 2.5e-3": {"muon_rate": 2.5e-3},
     "Muon at 1e-2": {"muon_rate": 1e-2},
     "crops of 256, batch 4": {"crop_px": 256, "batch": 4},
-    "batch 32": {"batch": 32},
-    "dyadic from step 300 on": {"dyadic_from": 300},
-    "dyadic from step 1,000 on": {"dyadic_from": 1000},
+    "8 crops of 128": {"batch": 8},
+    "dyadic from step 100 on": {"dyadic_from": 100},
+    "transforms at a tenth of the rate": {"transform_share": 0.1},
 }
+AT_RANDOM = "not started as a transform codec"
 
 
 def variants() -> dict[str, Config]:
     """What is tried, by name; the first is what the others are compared with."""
     sized = {name: replace(BASE, architecture=replace(BASE.architecture, **v)) for name, v in ARCHITECTURES.items()}
     trained = {name: replace(BASE, recipe=replace(BASE.recipe, **v)) for name, v in RECIPES.items()}
-    return {"baseline": BASE, **sized, **trained}
+    return {"baseline": BASE, **sized, **trained, AT_RANDOM: BASE}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def try_out(item: tuple[str, Config], pictures: list[Path], held_out: list[Path]
     torch.set_num_threads(1)
     name, plan = item
     crops = Crops(Pictures(pictures, plan.recipe.crop_px), None, plan.recipe)
-    training = Training(plan, crops)
+    training = Training(plan, crops, weights=Codec(plan.architecture).state_dict() if name == AT_RANDOM else None)
     start = time.process_time()
     for x, level in crops.batches(0, 10**9, workers=0):
         spent = (time.process_time() - start) / (60 * minutes)
