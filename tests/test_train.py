@@ -231,15 +231,15 @@ def test_an_interrupt_saves_and_the_command_goes_on(tmp_path: Path, folder: Path
 
 def test_two_processes_learn_what_one_does(tmp_path: Path, folder: Path, recipe: Path) -> None:
     more = "--steps", "100", "--batch", "8"
-    one = _losses(tmp_path, "one", _train(folder, recipe, tmp_path / "one.calomodel", *more))
-    two = _losses(tmp_path, "two", _by_two(_train(folder, recipe, tmp_path / "two.calomodel", *more)))
+    one = _logged_losses(tmp_path, "one", _train(folder, recipe, tmp_path / "one.calomodel", *more))
+    two = _logged_losses(tmp_path, "two", _by_two(_train(folder, recipe, tmp_path / "two.calomodel", *more)))
     assert one == pytest.approx(two, rel=0.03)  # the noise is another's, the crops and the levels are the same
     assert one[1] < one[0]
 
 
 def test_two_processes_end_at_one_time(tmp_path: Path, folder: Path, recipe: Path) -> None:
     command = _train(folder, recipe, tmp_path / "two.calomodel", "--steps", "1000", "--minutes", "0.05")
-    assert 1 <= len(_losses(tmp_path, "two", _by_two(command))) < 100
+    assert 1 <= len(_logged_losses(tmp_path, "two", _by_two(command))) < 100
 
 
 def _by_two(command: list[str]) -> list[str]:
@@ -248,7 +248,7 @@ def _by_two(command: list[str]) -> list[str]:
     return [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
 
 
-def _losses(folder: Path, name: str, command: list[str]) -> list[float]:
+def _logged_losses(folder: Path, name: str, command: list[str]) -> list[float]:
     """Run a training command of this name; the losses of its log."""
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
     rows = (folder / f"{name}.run" / "log.jsonl").read_text().splitlines()
