@@ -37,10 +37,17 @@ def step_of(steps: int, channels: int, rows: int, columns: int) -> NDArray[np.ui
     return ((place ^ quarter) * steps // 4).astype(np.uint8)
 
 
+@lru_cache(maxsize=4)
+def spans_of(steps: int, channels: int) -> tuple[tuple[slice, ...], ...]:
+    """The channels that each step codes at each place of every 2x2, row by row: neighbours, as many everywhere."""
+    step, count = step_of(steps, channels, 2, 2).reshape(channels, 4), channels // steps
+    starts = [[int((step[:, place] == t).argmax()) for place in range(4)] for t in range(steps)]
+    return tuple(tuple(slice(start, start + count) for start in row) for row in starts)
+
+
 def channels_by_place(t: int, channels: int) -> Places:
     """All channels: first those of which step t of four codes the first place of every 2x2, then the second, ..."""
-    step = step_of(4, channels, 2, 2)
-    return np.concatenate([np.flatnonzero(step[:, i, j] == t) for i in (0, 1) for j in (0, 1)])
+    return np.concatenate([np.arange(span.start, span.stop) for span in spans_of(4, channels)[t]])
 
 
 @lru_cache(maxsize=4)

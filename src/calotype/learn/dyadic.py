@@ -6,9 +6,13 @@ and decoder agree on every probability. In training, rounding passes the gradien
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from calotype.learn.products import coarse_linear
 
 STREAM = STREAM_BITS, STREAM_LIMIT = 5, 512
 """The residual stream lies on the grid 2^-5, within the 10-bit integers -512..511."""
@@ -26,9 +30,24 @@ def round_half_up(v: Tensor) -> Tensor:
     return v + (torch.floor(v + 0.5) - v).detach()
 
 
+class _ToGrid(torch.autograd.Function):
+    """Rounding and clipping in as few passes over memory as there are: they take more time than the products do."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, bits: int, lo: int, hi: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(v)
+        ctx.within = (lo - 0.5) * 2.0**-bits, (hi + 0.5) * 2.0**-bits
+        return (v * 2.0**bits).add_(0.5).floor_().clamp_(lo, hi).mul_(2.0**-bits)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (v,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradient, v, *ctx.within), None, None, None
+
+
 def to_grid(v: Tensor, bits: int, lo: int, hi: int) -> Tensor:
-    """The nearest integer times 2^-bits, the integer clipped to lo..hi."""
-    return round_half_up(v * 2.0**bits).clamp(lo, hi) * 2.0**-bits
+    """The nearest integer times 2^-bits, the integer clipped to lo..hi; the gradient of the identity between them."""
+    return _ToGrid.apply(v, bits, lo, hi)  # pyright: ignore[reportReturnType]
 
 
 def stream(v: Tensor) -> Tensor:
@@ -60,7 +79,6 @@ class DyadicConv(nn.Module):
         super().__init__()
         self.in_bits, self.in_limit = in_bits, in_limit
         self.groups = c_in if depthwise else 1
-        self.padding = 1 if depthwise else 0
         shape = (c_out, 1, 3, 3) if depthwise else (c_out, c_in)
         fan_in = 9 if depthwise else c_in
         self.weight = nn.Parameter(torch.randn(shape) * gain / fan_in**0.5)
@@ -80,8 +98,10 @@ class DyadicConv(nn.Module):
         b = (self.bias.detach() * 2.0 ** (s + self.in_bits)).round().clamp(-BIAS_LIMIT, BIAS_LIMIT)
         return k.reshape(self.weight.shape), b, s
 
-    def rounded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias as the decoder has them, with the gradients of the trained ones."""
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias as the decoder has them, with the gradients of the trained ones; those if not `exact`."""
+        if not self.exact:
+            return self.weight, self.bias
         k, b, s = self.integers()
         scale = 2.0**-s
         exact = k * scale.reshape(-1, *[1] * (k.ndim - 1))
@@ -89,10 +109,14 @@ class DyadicConv(nn.Module):
         return weight, self.bias + (b * scale * 2.0**-self.in_bits - self.bias).detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.rounded() if self.exact else (self.weight, self.bias)
+        weight, bias = self.parts()
         if weight.ndim == 2:
-            weight = weight[:, :, None, None]
-        return F.conv2d(x, weight, bias, padding=self.padding, groups=self.groups)
+            return self.product(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+        return F.conv2d(x, weight, bias, padding=1, groups=len(weight))
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """F.linear; in training, what is over 8 on the residual stream may lose its last bit or two."""
+        return coarse_linear(x, weight, bias) if self.training else F.linear(x, weight, bias)
 
 
 def set_exact(net: nn.Module, *, exact: bool) -> None:

@@ -13,13 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from calotype.learn.dyadic import ACTIVATION_BITS, ACTIVATION_LIMIT, STREAM_BITS, STREAM_LIMIT, DyadicBlock, DyadicConv
-from calotype.learn.transforms import Block, LevelVector, Linear1x1
+from calotype.learn.transforms import BLOCK_SCALES, PLAIN, Block, LevelVector, Linear1x1
 from calotype.proof import OPSET
 
 IR_VERSION = 8
-PLAIN = (1.0, 1.0)
-BLOCK_SCALES = {"a": (4.0, 4.0), "b": (0.25, 1.0), "c": PLAIN, "d": (4.0, 4.0), "e": (0.25, 1.0)}
-"""What weight and bias of a block's layers are stored times: x sigmoid(4x) is u sigmoid(u) / 4 with u = 4x."""
 
 
 def numpy_of(tensor: torch.Tensor) -> NDArray[np.float32]:

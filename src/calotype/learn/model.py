@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from calotype.bundle import LEVELS
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import round_half_up
+from calotype.learn.parts import assembled, of_step
 from calotype.learn.prior import HyperPrior, HyperSynthesis, RateAware, StepPrior, bits, sigma_of
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
 from calotype.prior import Z_LIMIT
 from calotype.quantise import BITS_PER_SQUARED_STEP
-from calotype.steps import step_of
+from calotype.steps import spans_of
 
 
 def lambda_of(arch: Architecture, level: Tensor) -> Tensor:
@@ -77,13 +78,15 @@ class Codec(nn.Module):
         `rounded` makes symbols of residuals and table indices; an encoder's choice by rate if not given.
         """
         rounded = rounded or self.symbols
-        step = torch.from_numpy(step_of(len(self.steps), *y.shape[1:])).to(y.device)
-        y_hat = mean = index = torch.zeros_like(y)
-        for t, prior in enumerate(self.steps):
-            now = step == t
-            mean_t, index_t = prior(features, y_hat if t else None)
-            y_hat = torch.where(now, mean_t + rounded(y - mean_t, index_t), y_hat)
-            mean, index = torch.where(now, mean_t, mean), torch.where(now, index_t, index)
+        spans = spans_of(len(self.steps), y.shape[1])
+        known, means, indices = list[Tensor](), list[Tensor](), list[Tensor]()
+        for now, prior in zip(spans, self.steps, strict=True):
+            assert isinstance(prior, StepPrior)
+            mean, index = prior.coded(features, assembled(known, spans) if known else None, now)
+            known.append(mean + rounded(of_step(y, now) - mean, index))
+            means.append(mean)
+            indices.append(index)
+        y_hat, mean, index = (assembled(parts, spans) for parts in (known, means, indices))
         return y_hat, mean, index
 
     def _seen(self, v: Tensor, v_hat: Tensor) -> Tensor:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import STREAM, DyadicBlock, DyadicConv, round_half_up, stream, to_grid
-from calotype.learn.transforms import LevelVector
+from calotype.learn.parts import places
+from calotype.learn.transforms import LevelVector, shuffle
 from calotype.prior import Z_LIMIT
 
 SIGMA_MIN, SIGMA_MAX, SIGMA_COUNT = 0.11, 256.0, 64
 LOG_SIGMA_STEP = math.log(SIGMA_MAX / SIGMA_MIN) / (SIGMA_COUNT - 1)
 TAIL = 2.0**-14
+LEAST_MASS = 2.0**-30
 MEAN_BITS = 3
 MEAN_LIMIT = 1023 << MEAN_BITS
 FINE_LIMIT, COARSE_LIMIT = 511, 127
@@ -38,9 +41,35 @@ def mass(v: Tensor, sigma: Tensor) -> Tensor:
     return (1 - TAIL) * _gaussian_mass(v, sigma) + TAIL * _gaussian_mass(v, 4 * sigma + 2)
 
 
+class _Bits(torch.autograd.Function):
+    """-log2 of `mass`, with its derivatives found on the way: term by term they would take many passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, sigma: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        size, total = v.abs(), torch.zeros_like(v)
+        by_size, by_sigma = torch.zeros_like(v), torch.zeros_like(v)
+        for share, scale, widening in ((1 - TAIL, sigma, 1.0), (TAIL, 4 * sigma + 2, 4.0)):
+            inverse = math.sqrt(0.5) / scale
+            near, far = (size - 0.5).mul_(inverse), (size + 0.5).mul_(inverse)
+            total.add_(torch.erfc(near).sub_(torch.erfc(far)), alpha=share / 2)
+            near_density, far_density = (torch.exp(-x * x).mul_(inverse) for x in (near, far))
+            by_size.add_(far_density - near_density, alpha=share / math.sqrt(math.pi))
+            moved = near.mul_(near_density).sub_(far.mul_(far_density))
+            by_sigma.add_(moved, alpha=share * widening * math.sqrt(2 / math.pi))
+        total.clamp_min_(LEAST_MASS)
+        by_mass = (-1 / math.log(2)) / total
+        ctx.save_for_backward(by_size.mul_(by_mass).mul_(v.sign()), by_sigma.mul_(by_mass))
+        return torch.log2(total).neg_()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        by_v, by_sigma = ctx.saved_tensors
+        return gradient * by_v, gradient * by_sigma
+
+
 def bits(v: Tensor, sigma: Tensor) -> Tensor:
     """Information content of v, in bits."""
-    return -torch.log2(mass(v, sigma).clamp_min(2.0**-30))
+    return _Bits.apply(*torch.broadcast_tensors(v, sigma))  # pyright: ignore[reportReturnType]
 
 
 class RateAware(nn.Module):
@@ -62,9 +91,10 @@ class RateAware(nn.Module):
         """The nearest integers, or their neighbours nearer to zero where the bits saved outweigh the error."""
         size = residual.abs()
         q = torch.floor(size + 0.5)
-        table, place = index.long().clamp(0, SIGMA_COUNT - 1), (q - 1).long().clamp(0, MOST_WEIGHED - 1)
-        shift = self.shifts[table, place]  # also of what is no number, which training looks for later
-        return residual.sign() * (q - (size < q - 0.5 + shift).float()).clamp_min(0)
+        table, place = index.long().clamp_(0, SIGMA_COUNT - 1), q.long().sub_(1).clamp_(0, MOST_WEIGHED - 1)
+        shift = self.shifts.take(table.mul_(MOST_WEIGHED).add_(place))  # also of no number, which is looked for later
+        smaller = (q - 0.5).add_(shift).gt(size)
+        return q.sub_(smaller.float()).clamp_min_(0).mul_(residual.sign())
 
     def forward(self, residual: Tensor, index: Tensor) -> Tensor:
         """Symbols for residuals y - mean that are coded with these tables."""
@@ -107,8 +137,8 @@ class HyperSynthesis(nn.Module):
         """The features, for what a bundle stores as the bias of the level (b, p, 1, 1)."""
         z_hat = z_hat.clamp(-Z_LIMIT, Z_LIMIT) * 2.0**-MEAN_BITS
         r = stream(self.stem(z_hat) + bias)
-        r = F.pixel_shuffle(stream(self.up_coarse(self.coarse(r))), 2)
-        r = F.pixel_shuffle(stream(self.up_middle(self.middle(r))), 2)
+        r = shuffle(stream(self.up_coarse(self.coarse(r))), 2)
+        r = shuffle(stream(self.up_middle(self.middle(r))), 2)
         return self.fine(r)
 
 
@@ -131,12 +161,27 @@ class StepPrior(nn.Module):
         self.head.bias.data[arch.y_channels :] = START_INDEX / 8
 
     def forward(self, features: Tensor, y_known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and table index of all elements, (b, m, h, w)."""
+        return self._on_grids(self.head(self._seen(features, y_known)))
+
+    def coded(self, features: Tensor, y_known: Tensor | None, spans: Sequence[slice]) -> tuple[Tensor, Tensor]:
+        """Mean and table index of the elements that have these spans of channels, as `parts.of_step` gives them."""
+        both = [p.unflatten(0, (2, -1)) for p in self.head.parts()]
+        seen = places(self._seen(features, y_known))
+        halves = ([p[:, span].flatten(0, 1) for p in both] for span in spans)
+        head = [self.head.product(r, *parts) for r, parts in zip(seen, halves, strict=True)]
+        return self._on_grids(torch.stack(head), axis=-1)
+
+    def _seen(self, features: Tensor, y_known: Tensor | None) -> Tensor:
         r = features
         if self.known is not None:
             assert y_known is not None
             r = stream(r + self.known(planes(y_known)))
         for block in self.blocks:
             r = block(r)
-        mean, index = self.head(r).chunk(2, 1)
-        mean = to_grid(mean, MEAN_BITS, -MEAN_LIMIT, MEAN_LIMIT)
-        return mean, round_half_up(index * 8).clamp(0, SIGMA_COUNT - 1)
+        return r
+
+    @staticmethod
+    def _on_grids(head: Tensor, axis: int = 1) -> tuple[Tensor, Tensor]:
+        mean, index = head.chunk(2, axis)
+        return to_grid(mean, MEAN_BITS, -MEAN_LIMIT, MEAN_LIMIT), to_grid(index * 8, 0, 0, SIGMA_COUNT - 1)

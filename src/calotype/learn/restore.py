@@ -20,10 +20,9 @@ from calotype.bundle import Bundle
 from calotype.errors import InvalidModel
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import PRODUCT_LIMIT, STREAM_BITS, DyadicConv
-from calotype.learn.graph import BLOCK_SCALES, PLAIN
 from calotype.learn.model import Codec
 from calotype.learn.prior import LOG_SIGMA_STEP, MEAN_BITS, SIGMA_MIN
-from calotype.learn.transforms import Block, LevelVector
+from calotype.learn.transforms import BLOCK_SCALES, PLAIN, Block, LevelVector
 from calotype.steps import channels_by_place
 
 Constants = dict[str, NDArray[Any]]

@@ -11,6 +11,11 @@ from torch import Tensor, nn
 
 from calotype.bundle import LEVELS
 from calotype.learn.config import Architecture
+from calotype.learn.products import linear
+
+PLAIN = (1.0, 1.0)
+BLOCK_SCALES = {"a": (4.0, 4.0), "b": (0.25, 1.0), "c": PLAIN, "d": (4.0, 4.0), "e": (0.25, 1.0)}
+"""What weight and bias of a block's layers are taken times: x sigmoid(4x) is u sigmoid(u) / 4 with u = 4x."""
 
 
 class LevelVector(nn.Module):
@@ -34,7 +39,7 @@ class LevelVector(nn.Module):
 
 
 class Linear1x1(nn.Module):
-    """A 1x1 convolution that keeps its weight as a matrix."""
+    """A 1x1 convolution: the matrix product that it is with the channels last in memory."""
 
     def __init__(self, c_in: int, c_out: int, gain: float = 1.0) -> None:
         super().__init__()
@@ -42,17 +47,13 @@ class Linear1x1(nn.Module):
         self.bias = nn.Parameter(torch.zeros(c_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
-
-
-def wsilu(x: Tensor) -> Tensor:
-    """X * sigmoid(4x): a smooth rectifier that is sharp at the small values of picture features."""
-    return F.silu(4 * x) * 0.25
+        return linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
     """A residual block: depthwise 3x3 between two 1x1, then two 1x1 through twice the width (after DCVC-RT).
 
+    Between them stands x sigmoid(4x), a smooth rectifier that is sharp at the small values of picture features.
     In training the branches run in bfloat16; the residual stream, which carries y's full range, stays float32.
     """
 
@@ -66,13 +67,34 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.training):
-            x = x + self.c(self.b(wsilu(self.a(x))))
-            return x + self.e(wsilu(self.d(x)))
+            x = x + self._linear("c", self._depthwise(F.silu(self._linear("a", x))))
+            return x + self._linear("e", F.silu(self._linear("d", x)))
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        layer, (by_weight, by_bias) = getattr(self, name), BLOCK_SCALES[name]
+        return F.linear(x.permute(0, 2, 3, 1), layer.weight * by_weight, layer.bias * by_bias).permute(0, 3, 1, 2)
+
+    def _depthwise(self, x: Tensor) -> Tensor:
+        weight, bias = self.b.parameters()
+        return F.conv2d(x, weight * BLOCK_SCALES["b"][0], bias, padding=1, groups=len(weight))
 
 
-def channels_last(x: Tensor) -> Tensor:
-    """The same values in the memory layout in which 1x1 convolutions are matrix products."""
-    return x.contiguous(memory_format=torch.channels_last)
+def unshuffle(x: Tensor, block: int) -> Tensor:
+    """F.pixel_unshuffle, with the channels last in memory: 1x1 convolutions are matrix products then."""
+    x = x.unflatten(3, (-1, block)).unflatten(2, (-1, block))
+    return x.permute(0, 2, 4, 1, 3, 5).flatten(3).permute(0, 3, 1, 2)
+
+
+def shuffle(x: Tensor, block: int) -> Tensor:
+    """F.pixel_shuffle, with the channels last in memory."""
+    x = x.permute(0, 2, 3, 1).unflatten(3, (-1, block, block))
+    return x.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def to_pixels(x: Tensor, block: int) -> Tensor:
+    """F.pixel_shuffle, with the channels first in memory, as pictures have them."""
+    x = x.permute(0, 2, 3, 1).unflatten(3, (-1, block, block))
+    return x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 class Analysis(nn.Module):
@@ -92,14 +114,14 @@ class Analysis(nn.Module):
         self.gain = LevelVector(arch.knots, arch.y_channels, log_gain)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        direct = self.shortcut(channels_last(F.pixel_unshuffle(x, 16)))
-        x = self.stem(channels_last(F.pixel_unshuffle(x, 8)))
+        direct = self.shortcut(unshuffle(x, 16))
+        x = self.stem(unshuffle(x, 8))
         half = len(self.blocks) // 2
         for i, block in enumerate(self.blocks):
             if i == half:
                 x = x * self.feature_gain(level).exp()
             x = block(x)
-        y = self.down(channels_last(F.pixel_unshuffle(x, 2))) + direct
+        y = self.down(unshuffle(x, 2)) + direct
         return y * self.gain(level).exp()
 
 
@@ -117,13 +139,13 @@ class Synthesis(nn.Module):
 
     def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
         y_hat = y_hat * self.gain(level).exp()
-        x = channels_last(F.pixel_shuffle(self.up(y_hat), 2))
+        x = shuffle(self.up(y_hat), 2)
         half = len(self.blocks) // 2
         for i, block in enumerate(self.blocks):
             if i == half:
                 x = x * self.feature_gain(level).exp()
             x = block(x)
-        return F.pixel_shuffle(self.head(x), 8) + F.pixel_shuffle(self.shortcut(y_hat), 16)
+        return to_pixels(self.head(x), 8) + to_pixels(self.shortcut(y_hat), 16)
 
 
 class HyperAnalysis(nn.Module):
@@ -140,5 +162,5 @@ class HyperAnalysis(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         x = self.first(self.stem(y.sign() * torch.log1p(y.abs())))
-        x = self.second(self.down(channels_last(F.pixel_unshuffle(x, 2))))
-        return self.head(channels_last(F.pixel_unshuffle(x, 2)))
+        x = self.second(self.down(unshuffle(x, 2)))
+        return self.head(unshuffle(x, 2))
