@@ -80,7 +80,8 @@ def _change_manifest(members: dict[str, bytes], **changes: object) -> None:
     "changes",
     [
         {"format": 2}, {"channels": 0}, {"channels": 17}, {"y_channels": 321}, {"steps": 3}, {"status": "great"},
-        {"heads": []}, {"heads": [{"name": "x", "graph": "../x"}]}, {"decoding": []}, {"preview": 3},
+        {"heads": []}, {"heads": [{"name": "x", "graph": "../x"}]},
+        {"heads": [{"name": "psnr", "graph": "g_s.onnx", "reach_px": 24}]}, {"decoding": []}, {"preview": 3},
         {"decoding": ["g_a.onnx"]}, {"z_channels": "many"},
     ],
 )  # fmt: skip

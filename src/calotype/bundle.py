@@ -24,6 +24,9 @@ SUFFIX = ".calomodel"
 FORMAT = 1
 PHOTO = "photo"
 LEVELS = 256
+HALO_PX = 64
+"""What analyses and syntheses look at on each side must fit: each depthwise 3x3 at 1/8 takes 8 pixels of it."""
+REACHES_PX = range(0, HALO_PX + 1, 16)
 MAX_TABLES = 256
 MAX_MEMBERS = 64
 MAX_BUNDLE_BYTES = 64 << 20
@@ -43,11 +46,21 @@ class Head:
         name: What `--head` calls it.
         graph: The synthesis.
         analysis: The analysis whose latents suit it.
+        reach_px: How far around a pixel the synthesis looks.
     """
 
     name: str
     graph: str
     analysis: str
+    reach_px: int = HALO_PX
+
+    @classmethod
+    def parse(cls, entry: dict[str, Any]) -> Head:
+        """A head as a manifest names it."""
+        reach_px = _whole(entry, "reach_px") if "reach_px" in entry else HALO_PX
+        if reach_px not in REACHES_PX:
+            raise ValueError(f"reach_px is {reach_px}, none of {', '.join(map(str, REACHES_PX))}")
+        return cls(str(entry["name"]), str(entry["graph"]), str(entry.get("analysis", ANALYSIS)), reach_px)
 
 
 @dataclass(frozen=True)
@@ -232,7 +245,7 @@ def _parse_manifest(file: ModelFile) -> Manifest:
             z_channels=_whole(card, "z_channels"),
             prior_channels=_whole(card, "prior_channels"),
             steps=_whole(card, "steps"),
-            heads=tuple(Head(str(h["name"]), str(h["graph"]), str(h.get("analysis", ANALYSIS))) for h in card["heads"]),
+            heads=tuple(map(Head.parse, card["heads"])),
             preview=str(card["preview"]),
             decoding=tuple(map(str, card["decoding"])),
             curve=tuple((_whole(p, "level"), float(p["psnr_db"])) for p in card.get("curve", [])),

@@ -223,7 +223,7 @@ def decode(
     Args:
         data: A whole file. Of a memory map (`memoryview(mmap.mmap(...))`), a region reads only what it needs.
         region: Decode only this rectangle (x, y, width, height) of the picture, as it is stored: orientation in EXIF
-            is not applied. Time and memory are those of the tiles under it and under 64 pixels around it.
+            is not applied. Time and memory are those of the tiles under it and under some pixels around it, at most 64.
         preview: Decode at 1/2, 1/4, ... 1/64 of the size: each sample is the mean of a square of n by n. From 16 on
             the model makes it from the latents, at half the time of the picture and without its details.
         max_pixels: Refuse pictures, or regions, of more pixels; None for no limit.

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calotype import lossless, pixels
+from calotype.bundle import HALO_PX
 from calotype.container import Container
 from calotype.errors import InputError, LimitExceeded, OptionError
 from calotype.header import Coding, Header
 from calotype.pixels import Part, Picture, Samples
 from calotype.prior import Latents, decode_tile
-from calotype.runtime import HALO_PX, Runtime
+from calotype.runtime import Runtime
 from calotype.threads import pool
 from calotype.tiling import Box, boxes, padded
 from calotype.wire import Reader
@@ -86,12 +87,9 @@ def _box_of(header: Header, region: tuple[int, int, int, int]) -> Box:
 
 
 def tiles_of(header: Header, view: View) -> set[int]:
-    """The tiles that a view is decoded from, by number."""
-    return {tile for window in _windows(header, view) for tile in _tiles_under(header, _seen(header, view, window))}
-
-
-def _margin_px(header: Header, view: View) -> int:
-    return 0 if header.coding is None or _by_preview(header, view) else HALO_PX
+    """The tiles that a view may be decoded from, whatever the model, by number."""
+    seen = (_seen(header, view, window, HALO_PX) for window in _windows(header, view))
+    return {tile for box in seen for tile in _tiles_under(header, box)}
 
 
 def _by_preview(header: Header, view: View) -> bool:
@@ -99,10 +97,11 @@ def _by_preview(header: Header, view: View) -> bool:
     return header.coding is not None and header.coding.head == 0 and view.scale >= PREVIEW_SCALE
 
 
-def _seen(header: Header, view: View, window: Box) -> Box:
+def _seen(header: Header, view: View, window: Box, reach_px: int) -> Box:
     """What a window is made from, within the picture as it is padded."""
     picture = Box(0, 0, padded(header.height), padded(header.width))
-    return window.grown(_margin_px(header, view), PREVIEW_SCALE).common(picture)
+    margin_px = 0 if header.coding is None or _by_preview(header, view) else reach_px
+    return window.grown(margin_px, PREVIEW_SCALE).common(picture)
 
 
 def _windows(header: Header, view: View) -> list[Box]:
@@ -147,6 +146,12 @@ class _Developer:
         self.header = whole.header
         self._grid = list(boxes(whole_of(self.header).box, self.header.tile_px))
 
+    def seen(self, window: Box) -> Box:
+        """What a window is made from."""
+        coding, runtime = self.header.coding, self.runtime
+        reach_px = 0 if coding is None or runtime is None else runtime.bundle.manifest.heads[coding.head].reach_px
+        return _seen(self.header, self.view, window, reach_px)
+
     def tile(self, number: int) -> _Tile:
         """Decode a tile."""
         header, box = self.header, self._grid[number]
@@ -176,7 +181,7 @@ class _Developer:
         header, runtime, scale, coding = self.header, self.runtime, self.view.scale, self.header.coding
         assert runtime is not None
         assert coding is not None
-        seen = _seen(header, self.view, window)
+        seen = self.seen(window)
         extents = {Box(t.box.top, t.box.left, padded(t.box.height), padded(t.box.width)): t.content for t in tiles}
         y_hat = _gathered(seen, extents, 16).transpose(2, 0, 1)
         if _by_preview(header, self.view):
@@ -192,7 +197,7 @@ def parts_of(whole: Container, runtime: Runtime | None, view: View) -> Iterator[
     """What is shown, in parts that do not overlap. Tiles are decoded side by side, each once, and held while needed."""
     developer = _Developer(whole, runtime, view)
     windows = _windows(whole.header, view)
-    needed = [_tiles_under(whole.header, _seen(whole.header, view, window)) for window in windows]
+    needed = [_tiles_under(whole.header, developer.seen(window)) for window in windows]
     with pool(sum(map(len, needed))) as threads:
         yield from _in_parallel(developer, threads, windows, needed)
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from calotype import container, lossless, pixels
-from calotype.bundle import Bundle
+from calotype.bundle import HALO_PX, Bundle
 from calotype.decoder import parts_of, whole_of
 from calotype.errors import InputError
 from calotype.header import TILE_UNIT_PX, Coding, Header, unpack_header
 from calotype.pixels import STRIP_ROWS, Picture, Samples
 from calotype.prior import Chosen, words_of
-from calotype.runtime import HALO_PX, Runtime
+from calotype.runtime import Runtime
 from calotype.search import Task, search
 from calotype.threads import pool
 from calotype.tiling import Box, Floats, boxes, padded

@@ -18,9 +18,6 @@ from calotype.threads import cores
 
 Floats = NDArray[np.float32]
 
-HALO_PX = 64
-"""The receptive field of g_a and g_s on each side must fit: each depthwise 3x3 at 1/8 takes 8 pixels of it."""
-
 
 class Networks:
     """The graphs of a model file of any kind. Safe to share between threads.

@@ -12,11 +12,11 @@ from functools import partial
 
 import numpy as np
 
-from calotype.bundle import Bundle
+from calotype.bundle import HALO_PX, Bundle
 from calotype.errors import OptionError
 from calotype.prior import Chosen, choose
 from calotype.quantise import BITS_PER_SQUARED_STEP, Quantiser, rate_aware, round_to_nearest
-from calotype.runtime import HALO_PX, Runtime
+from calotype.runtime import Runtime
 from calotype.tiling import Box, Floats, Window, padded, window_around
 
 ROUNDS = {3: 1, 4: 2}

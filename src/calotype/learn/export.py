@@ -34,6 +34,7 @@ from calotype.prior import Z_LIMIT
 from calotype.proof import Layer, prove
 from calotype.runtime import Runtime
 from calotype.steps import channels_by_place
+from calotype.tiling import padded
 
 ESCAPE_MASS = 2.0**-20
 CURVE_LEVELS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
@@ -102,6 +103,11 @@ def synthesis_graph(net: Synthesis, channels: int) -> bytes:
     x = _features(g, g.shuffle(g.linear(y, net.up), 2), net, level)
     x = g.op("Add", g.shuffle(g.linear(x, net.head), 8), g.shuffle(g.linear(y, net.shortcut), 16))
     return g.serialise((g.rename(x, "x"), [1, channels, "h16", "w16"]))
+
+
+def reach_px(net: Synthesis) -> int:
+    """How far around a pixel g_s looks: 8 pixels for each block, in whole elements of y."""
+    return padded(8 * len(net.blocks), 16)
 
 
 def preview_graph(net: Synthesis, channels: int) -> bytes:
@@ -182,7 +188,7 @@ def manifest(codec: Codec, card: dict[str, Any], decoding: list[str]) -> bytes:
         "z_channels": arch.z_channels,
         "prior_channels": arch.prior_width,
         "steps": arch.context_steps,
-        "heads": [{"name": "psnr", "graph": "g_s.onnx"}],
+        "heads": [{"name": "psnr", "graph": "g_s.onnx", "reach_px": reach_px(codec.g_s)}],
         "preview": "preview.onnx",
         "decoding": decoding,
         "architecture": asdict(arch),
@@ -286,7 +292,7 @@ def add_visual_head(
     graphs = {synthesis: synthesis_graph(codec.g_s, channels), analysis: analysis_graph(codec.g_a, channels)}
     card = json.loads(base.members["manifest.json"])
     heads = [head for head in card["heads"] if head["name"] != VISUAL]
-    heads.append({"name": VISUAL, "graph": synthesis, "analysis": analysis})
+    heads.append({"name": VISUAL, "graph": synthesis, "analysis": analysis, "reach_px": reach_px(codec.g_s)})
     card |= {"heads": heads, "decoding": sorted({*card["decoding"], synthesis})}
     with TemporaryDirectory() as folder:
         draft = Path(folder) / "draft.calomodel"

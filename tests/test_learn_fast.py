@@ -1,0 +1,82 @@
+"""What makes a step of training fast gives what the slow way gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from calotype.learn import products
+from calotype.learn.dyadic import DyadicConv, to_grid
+from calotype.learn.parts import assembled, of_step
+from calotype.learn.prior import bits, mass, sigma_of
+from calotype.learn.transforms import shuffle, to_pixels, unshuffle
+from calotype.steps import spans_of, step_of
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_parts_of_steps_are_all_of_y(steps: int) -> None:
+    y, spans = torch.randn(3, 16, 6, 4), spans_of(steps, 16)
+    parts = [of_step(y, now) for now in spans]
+    assert torch.equal(assembled(parts, spans), y)
+    for known in range(1, steps):
+        seen = torch.from_numpy(step_of(steps, 16, 6, 4)) < known
+        assert torch.equal(assembled(parts[:known], spans), torch.where(seen, y, 0))
+
+
+@pytest.mark.parametrize("block", [2, 8])
+def test_shuffles_are_torchs_in_another_layout(block: int) -> None:
+    x = torch.randn(2, 3, 16, 32)
+    small = F.pixel_unshuffle(x, block)
+    assert torch.equal(unshuffle(x, block), small)
+    assert unshuffle(x, block).is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(to_pixels(unshuffle(x, block), block), x)
+    assert to_pixels(unshuffle(x, block), block).is_contiguous()
+    assert torch.equal(shuffle(small, block), x)
+
+
+def test_rounding_passes_the_gradient_between_its_limits() -> None:
+    v = torch.tensor([-9.0, -2.1, -0.3, 0.26, 1.99, 7.0], requires_grad=True)
+    rounded = to_grid(v, 1, -4, 4)
+    rounded.backward(torch.arange(1.0, 7.0))
+    assert rounded.tolist() == [-2, -2, -0.5, 0.5, 2, 2]
+    assert v.grad is not None
+    assert v.grad.tolist() == [0, 2, 3, 4, 5, 0]
+
+
+def test_derivatives_of_the_rate_are_those_of_its_formula() -> None:
+    v = (8 * torch.randn(4000)).double().requires_grad_()
+    index = (63 * torch.rand(4000)).double().requires_grad_()
+    slow = -torch.log2(mass(v, sigma_of(index)))
+    probable = slow < 25  # beyond, a difference of two numbers near 0 is all that is left of the formula
+    wanted = torch.autograd.grad(slow[probable].sum(), (v, index))
+    found = torch.autograd.grad(bits(v, sigma_of(index))[probable].sum(), (v, index))
+    torch.testing.assert_close(bits(v, sigma_of(index))[probable], slow[probable])
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("linear", [products.linear, products.coarse_linear])
+def test_products_have_the_gradients_of_a_linear_layer(linear: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    x, weight, bias = (torch.randn(*s, requires_grad=True) for s in ((5, 6, 64), (32, 64), (32,)))
+    loss = torch.randn(5, 6, 32)
+    slow = torch.autograd.grad(F.linear(x, weight, bias), (x, weight, bias), loss)
+    fast = torch.autograd.grad(linear(x, weight, bias), (x, weight, bias), loss)
+    for a, b in zip(fast, slow, strict=True):
+        assert (a - b).norm() < 0.01 * b.norm()
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_training_sees_what_the_decoder_computes_of_activations() -> None:
+    """Factors of 8 bits are exact in bfloat16, too."""
+    layer = DyadicConv(96, 64, 5, 255)
+    x = torch.randint(0, 256, (2, 96, 4, 4)) * 2.0**-5
+    assert torch.equal(layer.train()(x), layer.eval()(x))
