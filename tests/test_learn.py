@@ -120,6 +120,23 @@ def test_exported_transforms_are_close(codec: Codec, runtime: Runtime, pictures:
         np.testing.assert_allclose(runtime.synthesise(y[0].numpy(), 128), codec.g_s(y, level)[0], atol=0.01)
 
 
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_a_synthesis_looks_as_far_as_its_model_says(tmp_path: Path, blocks: int) -> None:
+    torch.manual_seed(0)
+    codec = Codec(replace(SMALL, blocks=blocks)).eval()
+    for block in codec.g_s.blocks:
+        torch.nn.init.normal_(block.c.weight, std=0.5)
+    bundle.write(tmp_path / "x.calomodel", members(codec, CARD, family())[0])
+    model = bundle.read(tmp_path / "x.calomodel")
+    y, inner = np.random.default_rng(0).normal(size=(32, 12, 12)).astype(np.float32), slice(5, 7)
+    whole, apart = Runtime(model).synthesise(y, 128), list[float]()
+    for margin in (model.manifest.heads[0].reach_px // 16, model.manifest.heads[0].reach_px // 16 - 1):
+        seen = slice(inner.start - margin, inner.stop + margin)
+        window, at = Runtime(model).synthesise(y[:, seen, seen], 128), slice(16 * margin, 16 * margin + 32)
+        apart.append(float(np.abs(window[:, at, at] - whole[:, 80:112, 80:112]).max()))
+    assert apart[0] < 1e-4 < apart[1]
+
+
 def test_growth_keeps_what_was_learned_and_loses_less(codec: Codec, crops: Crops) -> None:
     larger = Codec(replace(SMALL, y_channels=48))
     fitted = torch.cat([crops.batch(i)[0] for i in range(16)])

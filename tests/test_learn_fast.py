@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from calotype.learn import products
-from calotype.learn.dyadic import DyadicConv, to_grid
+from calotype.learn.config import Architecture
+from calotype.learn.dyadic import DyadicConv, set_exact, stream, to_grid
 from calotype.learn.parts import assembled, of_step
-from calotype.learn.prior import bits, mass, sigma_of
+from calotype.learn.prior import StepPrior, bits, mass, sigma_of
 from calotype.learn.transforms import shuffle, to_pixels, unshuffle
 from calotype.steps import spans_of, step_of
 
@@ -32,6 +33,18 @@ def test_parts_of_steps_are_all_of_y(steps: int) -> None:
         assert torch.equal(assembled(parts[:known], spans), torch.where(seen, y, 0))
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("steps", [2, 4])
+def test_a_step_finds_for_what_it_codes_what_it_finds_for_all(steps: int, exact: bool) -> None:
+    arch = Architecture(y_channels=16, prior_width=24, context_steps=steps)
+    prior = StepPrior(arch, 1, sees_y=True).eval()
+    set_exact(prior, exact=exact)
+    features, y = stream(torch.randn(2, 24, 4, 6)), torch.randn(2, 16, 4, 6).mul(40).round() / 8
+    for now in spans_of(steps, 16):
+        for whole, part in zip(prior(features, y), prior.coded(features, y, now), strict=True):
+            torch.testing.assert_close(of_step(whole, now), part, rtol=0, atol=0 if exact else 1)
+
+
 @pytest.mark.parametrize("block", [2, 8])
 def test_shuffles_are_torchs_in_another_layout(block: int) -> None:
     x = torch.randn(2, 3, 16, 32)
@@ -44,7 +57,7 @@ def test_shuffles_are_torchs_in_another_layout(block: int) -> None:
 
 
 def test_rounding_passes_the_gradient_between_its_limits() -> None:
-    v = torch.tensor([-9.0, -2.1, -0.3, 0.26, 1.99, 7.0], requires_grad=True)
+    v = torch.tensor([-9.0, -2.25, -0.3, 0.26, 1.99, 7.0], requires_grad=True)
     rounded = to_grid(v, 1, -4, 4)
     rounded.backward(torch.arange(1.0, 7.0))
     assert rounded.tolist() == [-2, -2, -0.5, 0.5, 2, 2]

@@ -145,12 +145,13 @@ class _Developer:
         self.whole, self.runtime, self.view = whole, runtime, view
         self.header = whole.header
         self._grid = list(boxes(whole_of(self.header).box, self.header.tile_px))
+        coding = self.header.coding
+        lossless_file = coding is None or runtime is None
+        self._reach_px = 0 if lossless_file else runtime.bundle.manifest.heads[coding.head].reach_px
 
     def seen(self, window: Box) -> Box:
         """What a window is made from."""
-        coding, runtime = self.header.coding, self.runtime
-        reach_px = 0 if coding is None or runtime is None else runtime.bundle.manifest.heads[coding.head].reach_px
-        return _seen(self.header, self.view, window, reach_px)
+        return _seen(self.header, self.view, window, self._reach_px)
 
     def tile(self, number: int) -> _Tile:
         """Decode a tile."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from calotype.learn.products import coarse_linear
 
@@ -30,16 +31,20 @@ def round_half_up(v: Tensor) -> Tensor:
     return v + (torch.floor(v + 0.5) - v).detach()
 
 
+JUST_OVER_HALF = 0.500001
+
+
 class _ToGrid(torch.autograd.Function):
     """Rounding and clipping in as few passes over memory as there are: they take more time than the products do."""
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, bits: int, lo: int, hi: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.save_for_backward(v)
-        ctx.within = (lo - 0.5) * 2.0**-bits, (hi + 0.5) * 2.0**-bits
+        ctx.within = (lo - JUST_OVER_HALF) * 2.0**-bits, (hi + 0.5) * 2.0**-bits  # halves are rounded up
         return (v * 2.0**bits).add_(0.5).floor_().clamp_(lo, hi).mul_(2.0**-bits)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (v,) = ctx.saved_tensors
         return torch.ops.aten.hardtanh_backward(gradient, v, *ctx.within), None, None, None
@@ -115,7 +120,7 @@ class DyadicConv(nn.Module):
         return F.conv2d(x, weight, bias, padding=1, groups=len(weight))
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """F.linear; in training, what is over 8 on the residual stream may lose its last bit or two."""
+        """F.linear; in training, factors of more than 8 bits may lose what is over: 8 on the stream, 32 of y_hat."""
         return coarse_linear(x, weight, bias) if self.training else F.linear(x, weight, bias)
 
 

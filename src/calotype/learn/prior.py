@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import STREAM, DyadicBlock, DyadicConv, round_half_up, stream, to_grid
@@ -42,7 +43,10 @@ def mass(v: Tensor, sigma: Tensor) -> Tensor:
 
 
 class _Bits(torch.autograd.Function):
-    """-log2 of `mass`, with its derivatives found on the way: term by term they would take many passes over memory."""
+    """-log2 of `mass`, with its derivatives found on the way: term by term they would take many passes over memory.
+
+    Past 30 bits, where the value stops, they fade out.
+    """
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, sigma: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -62,6 +66,7 @@ class _Bits(torch.autograd.Function):
         return torch.log2(total).neg_()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         by_v, by_sigma = ctx.saved_tensors
         return gradient * by_v, gradient * by_sigma
@@ -91,7 +96,7 @@ class RateAware(nn.Module):
         """The nearest integers, or their neighbours nearer to zero where the bits saved outweigh the error."""
         size = residual.abs()
         q = torch.floor(size + 0.5)
-        table, place = index.long().clamp_(0, SIGMA_COUNT - 1), q.long().sub_(1).clamp_(0, MOST_WEIGHED - 1)
+        table, place = index.long().clamp(0, SIGMA_COUNT - 1), q.long().sub_(1).clamp_(0, MOST_WEIGHED - 1)
         shift = self.shifts.take(table.mul_(MOST_WEIGHED).add_(place))  # also of no number, which is looked for later
         smaller = (q - 0.5).add_(shift).gt(size)
         return q.sub_(smaller.float()).clamp_min_(0).mul_(residual.sign())

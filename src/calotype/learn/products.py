@@ -1,4 +1,7 @@
-"""Matrix products for training, where a processor can multiply numbers of 16 bits several times as fast as of 32."""
+"""Matrix products for training, on processors that multiply numbers of 16 bits several times as fast as of 32.
+
+PyTorch has one switch for this in a process, so nothing here is for code that runs beside other threads.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 @contextmanager
 def _coarse() -> Generator[None]:
-    """Products of float32 whose factors may be rounded to bfloat16; their sums stay float32."""
+    """Products of float32 whose factors may be rounded, on a CPU to bfloat16; their sums stay float32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
@@ -32,12 +36,15 @@ class _Linear(torch.autograd.Function):
             return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias, _ = ctx.needs_input_grad
         rows = gradient.flatten(0, -2)
         with _coarse():
-            by_x = gradient @ weight if ctx.needs_input_grad[0] else None
-            return by_x, rows.mT @ x.flatten(0, -2), rows.sum(0), None
+            by_x = gradient @ weight if for_x else None
+            by_weight = rows.mT @ x.flatten(0, -2) if for_weight else None
+        return by_x, by_weight, rows.sum(0) if for_bias else None, None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class LevelVector(nn.Module):
 
 
 class Linear1x1(nn.Module):
-    """A 1x1 convolution: the matrix product that it is with the channels last in memory."""
+    """A 1x1 convolution: a matrix product, the channels being last in memory; in training its gradients are coarse."""
 
     def __init__(self, c_in: int, c_out: int, gain: float = 1.0) -> None:
         super().__init__()
@@ -47,7 +47,8 @@ class Linear1x1(nn.Module):
         self.bias = nn.Parameter(torch.zeros(c_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+        product = linear if self.training else F.linear
+        return product(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
@@ -67,16 +68,16 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.training):
-            x = x + self._linear("c", self._depthwise(F.silu(self._linear("a", x))))
-            return x + self._linear("e", F.silu(self._linear("d", x)))
+            x = x + self._scaled("c", self._depthwise(F.silu(self._scaled("a", x))))
+            return x + self._scaled("e", F.silu(self._scaled("d", x)))
 
-    def _linear(self, name: str, x: Tensor) -> Tensor:
+    def _scaled(self, name: str, x: Tensor) -> Tensor:
         layer, (by_weight, by_bias) = getattr(self, name), BLOCK_SCALES[name]
         return F.linear(x.permute(0, 2, 3, 1), layer.weight * by_weight, layer.bias * by_bias).permute(0, 3, 1, 2)
 
     def _depthwise(self, x: Tensor) -> Tensor:
-        weight, bias = self.b.parameters()
-        return F.conv2d(x, weight * BLOCK_SCALES["b"][0], bias, padding=1, groups=len(weight))
+        by_weight, by_bias = BLOCK_SCALES["b"]
+        return F.conv2d(x, self.b.weight * by_weight, self.b.bias * by_bias, padding=1, groups=len(self.b.weight))
 
 
 def unshuffle(x: Tensor, block: int) -> Tensor:
