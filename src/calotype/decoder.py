@@ -146,8 +146,9 @@ class _Developer:
         self.header = whole.header
         self._grid = list(boxes(whole_of(self.header).box, self.header.tile_px))
         coding = self.header.coding
-        lossless_file = coding is None or runtime is None
-        self._reach_px = 0 if lossless_file else runtime.bundle.manifest.heads[coding.head].reach_px
+        self._reach_px = 0
+        if coding is not None and runtime is not None:
+            self._reach_px = runtime.bundle.manifest.heads[coding.head].reach_px
 
     def seen(self, window: Box) -> Box:
         """What a window is made from."""

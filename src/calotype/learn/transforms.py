@@ -76,8 +76,8 @@ class Block(nn.Module):
         return F.linear(x.permute(0, 2, 3, 1), layer.weight * by_weight, layer.bias * by_bias).permute(0, 3, 1, 2)
 
     def _depthwise(self, x: Tensor) -> Tensor:
-        by_weight, by_bias = BLOCK_SCALES["b"]
-        return F.conv2d(x, self.b.weight * by_weight, self.b.bias * by_bias, padding=1, groups=len(self.b.weight))
+        weight, bias = (p * scale for p, scale in zip(self.b.parameters(), BLOCK_SCALES["b"], strict=True))
+        return F.conv2d(x, weight, bias, padding=1, groups=len(weight))
 
 
 def unshuffle(x: Tensor, block: int) -> Tensor:
