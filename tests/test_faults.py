@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -91,60 +92,63 @@ def test_a_kill_leaves_the_old_or_the_new(tmp_path: Path) -> None:
 # Full disks
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """Files may not grow over 50,000 bytes."""
+    """Files may not grow over 50,000 bytes: no fixture, as pytest's own output may be such a file."""
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_full_disk_while_encoding_and_decoding(noise: Path, request: pytest.FixtureRequest) -> None:
+def test_full_disk_while_encoding_and_decoding(noise: Path) -> None:
     Path("b.calo").write_bytes(calotype.encode(Image.open("a.png"), lossless=True))
     Path("c.calo").write_text("precious")
     before = names(noise)
-    request.getfixturevalue("full_disk")
     for arguments in (["encode", "a.png", "c.calo", "--lossless", "--overwrite"], ["decode", "b.calo", "d.png"]):
-        said = run(*arguments, code=1).stderr
+        with full_disk():
+            said = run(*arguments, code=1).stderr
         assert re.fullmatch(r"calotype: error: \w\.\w+: [cd]\.\w+: File too large\n", said)
     assert names(noise) == before
     assert Path("c.calo").read_text() == "precious"
 
 
-def test_full_disk_while_packing(noise: Path, full_disk: None) -> None:
+def test_full_disk_while_packing(noise: Path) -> None:
     Path("in").mkdir()
     Path("a.png").rename("in/a.png")
-    said = run("pack", "in", "x.caloset", "--lossless", code=1).stderr
+    with full_disk():
+        said = run("pack", "in", "x.caloset", "--lossless", code=1).stderr
     assert re.search(r"^calotype: error: a\.png: \S*x\.caloset: cannot be written", said, re.MULTILINE), said
     assert names(noise) == {"in/a.png"}
 
 
-def test_full_disk_keeps_what_is_packed(noise: Path, request: pytest.FixtureRequest) -> None:
+def test_full_disk_keeps_what_is_packed(noise: Path) -> None:
     small, large = (calotype.encode(Image.open("a.png").crop((0, 0, n, n)), lossless=True) for n in (60, NOISE_PX))
     with ArchiveWriter("x.caloset") as writer:
         writer.add_picture("small", small)
-        request.getfixturevalue("full_disk")
-        with pytest.raises(OSError, match="cannot be written"):
-            writer.add_picture("large", large)
-        writer.add_picture("again", small)
+        with full_disk():
+            with pytest.raises(OSError, match="cannot be written"):
+                writer.add_picture("large", large)
+            writer.add_picture("again", small)
     with Archive("x.caloset") as archive:
         assert archive.names == ["small", "again"]
         assert archive.image("again").size == (60, 60)
 
 
-def test_full_disk_while_saving_a_model_or_a_checkpoint(noise: Path, full_disk: None) -> None:
+def test_full_disk_while_saving_a_model_or_a_checkpoint(noise: Path) -> None:
     import torch
 
     from calotype import bundle
     from calotype.learn import checkpoint
 
     Path("run.pt").write_text("the last state")
-    with pytest.raises(OSError, match="too large"):
+    with full_disk(), pytest.raises(OSError, match="too large"):
         checkpoint.save({"weights": torch.zeros(100_000)}, Path("run.pt"))
-    with pytest.raises(OSError, match="too large"):
+    with full_disk(), pytest.raises(OSError, match="too large"):
         bundle.write(Path("x.calomodel"), {"a": bytes(100_000)})
     assert Path("run.pt").read_text() == "the last state"
     assert names(noise) == {"a.png", "run.pt"}
