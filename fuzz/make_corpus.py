@@ -17,7 +17,7 @@ from calotype import bundle, library
 from calotype.archive import ArchiveWriter
 from calotype.bundle import ModelFile
 from calotype.learn.config import Architecture
-from calotype.learn.export import members
+from calotype.learn.export import members, table_members
 from calotype.learn.model import Codec
 from calotype.small import small_model
 
@@ -34,12 +34,15 @@ def _table(radius: int) -> np.ndarray:
 
 
 def photo_model() -> dict[str, bytes]:
-    """A codec for photographs with 64 tables of a few symbols."""
+    """A codec for photographs with 64 tables of a few symbols, some of them quiet."""
     torch.manual_seed(0)
     codec = Codec(SMALL)
     for p in codec.parameters():
         p.data += 0.05 * torch.randn_like(p)
-    return members(codec.eval(), CARD | {"name": "tiny"}, [_table(1 + i % 4) for i in range(64)])[0]
+    tables = [_table(1 + i % 4) for i in range(64)]
+    return members(codec.eval(), CARD | {"name": "tiny"}, tables)[0] | table_members(
+        tables, [i % 8 == 0 for i in range(64)]
+    )
 
 
 def _graph(nodes: list[Any], inputs: dict[str, list[Any]], outputs: dict[str, int], **constants: np.ndarray) -> bytes:

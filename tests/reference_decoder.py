@@ -153,6 +153,7 @@ class Rans:
         self.words = [int(word) for word in np.frombuffer(data, "<u4")]
         require(not self.words or self.words[-1] != 0, "the last word is not 0")
         self.state = 0
+        self.skips = False
         self.refill()
 
     def refill(self) -> None:
@@ -184,6 +185,7 @@ class Table:
 
     radius: int
     starts: list[int]
+    quiet: bool = False
 
 
 def running_sums(frequencies: np.ndarray) -> list[int]:
@@ -204,6 +206,8 @@ def pop_symbols(rans: Rans, tables: list[Table], index: list[int]) -> list[int]:
     symbols = [0] * len(index)
     for number, group in groupby(by_table(index), key=index.__getitem__):
         table, elements = tables[number], list(group)
+        if table.quiet and rans.skips:
+            continue
         for i in elements:
             symbols[i] = rans.pop(table.starts) - table.radius
         for i in elements:
@@ -228,9 +232,10 @@ def read_members(path: Path) -> tuple[dict[str, Any], dict[str, bytes], bytes]:
 
 def read_tables(frequencies: bytes, radii: bytes) -> list[Table]:
     left, tables = np.frombuffer(frequencies, "<u4"), []
-    for radius in map(int, np.frombuffer(radii, "<u2")):
+    for number in map(int, np.frombuffer(radii, "<u2")):
+        quiet, radius = divmod(number, 1 << 15)
         require(1 <= radius <= 4095, "radius")
-        tables.append(Table(radius, running_sums(left[: 2 * radius + 2])))
+        tables.append(Table(radius, running_sums(left[: 2 * radius + 2]), quiet == 1))
         left = left[2 * radius + 2 :]
     require(left.size == 0, "tables.u32 has nothing else")
     return tables
@@ -303,6 +308,7 @@ def decode_tile(model: Model, header: Header, payload: bytes, height: int, width
     if header.alpha:
         source.take(source.varint())
     crc, rans = source.number(4), Rans(source.rest())
+    rans.skips = any(table.quiet for table in model.tables) and rans.pop([0, 1 << 23, 1 << 24]) == 1
     z = read_z(model, header.level, rans, -(-height // 64), -(-width // 64))
     y8 = read_y8(model, header.level, rans, z, height, width)
     rans.finish()

@@ -133,6 +133,7 @@ class Textbook:
         self.image, self.latents = card["image"], card["latents"]
         self.tables = read_tables(members["tables.u32"], members["radii.u16"])
         require(len(self.tables) == self.latents, "table i belongs to latent i")
+        require(not any(table.quiet for table in self.tables), "none is quiet")
 
     def symbols(self, words: bytes, level: int, count: int) -> np.ndarray:
         """Symbols (count, d) of words [10.2]."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ class SlowDecoder:
     def __init__(self, tables: Tables, words: bytes) -> None:
         self.tables, self.words, self.state = tables, np.frombuffer(words, "<u4").tolist(), 0
         self._refill()
+        self.skips = tables.any_quiet and self.symbol(np.full(2, 1 << 23)) == 1
 
     def _refill(self) -> None:
         while self.state < 1 << 32 and self.words:
@@ -33,6 +36,8 @@ class SlowDecoder:
         out = np.zeros(len(index), int)
         for t in sorted(set(index.tolist())):
             table, escapes = self.tables.tables[t], []
+            if table.quiet and self.skips:
+                continue
             for place in np.flatnonzero(index == t):
                 out[place] = self.symbol(table.frequencies) - table.radius
                 if out[place] > table.radius:
@@ -55,6 +60,45 @@ def test_slow_decoder_agrees(photo_model: Bundle, pairs: list[tuple[int, int]]) 
     fast = Decoder(photo_model.tables, encoder.words())
     assert fast.pop(index).tolist() == symbols.tolist()
     fast.finish()
+
+
+def with_quiet(tables: Tables, quiet: set[int]) -> Tables:
+    return Tables(tuple(replace(table, quiet=t in quiet) for t, table in enumerate(tables.tables)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-9, 9), st.integers(0, 5)), max_size=60), st.sets(st.integers(0, 5)), st.booleans()
+)
+def test_quiet_tables(photo_model: Bundle, pairs: list[tuple[int, int]], quiet: set[int], skips: bool) -> None:
+    tables = with_quiet(photo_model.tables, quiet)
+    symbols, index = (np.array([p[i] for p in pairs], d) for i, d in ((0, np.int32), (1, np.uint8)))
+    if skips:
+        symbols[np.isin(index, list(quiet))] = 0
+    assert tables.are_quiet(symbols, index) >= skips
+    encoder = Encoder(tables, skips=skips)
+    encoder.push(symbols, index)
+    for decoder in (Decoder(tables, encoder.words()), slow := SlowDecoder(tables, encoder.words())):
+        assert decoder.pop(index).tolist() == symbols.tolist()
+    assert (slow.state, slow.words) == (0, [])
+
+
+def test_zeros_under_quiet_tables_take_no_words(photo_model: Bundle) -> None:
+    tables, index = with_quiet(photo_model.tables, {0, 1}), np.array([0, 1] * 10**6, np.uint8)
+    encoder = Encoder(tables, skips=True)
+    encoder.push(np.zeros(len(index), np.int32), index)
+    assert len(encoder.words()) == 4
+    decoder = Decoder(tables, encoder.words())
+    assert not decoder.pop(index).any()
+    decoder.finish()
+
+
+def test_what_is_quietened(photo_model: Bundle) -> None:
+    tables, index = with_quiet(photo_model.tables, {0}), np.array([0, 0, 0, 0, 1], np.uint8)
+    symbols = tables.quietened(np.array([0, 2, -1, 3, 1], np.int32), index)
+    assert symbols.tolist() == [0, 0, 0, 3, 1]
+    assert not tables.are_quiet(symbols, index)
+    assert tables.are_quiet(symbols[[0, 1, 4]], index[[0, 1, 4]])
 
 
 def test_reaches_the_entropy(photo_model: Bundle, rng: np.random.Generator) -> None:

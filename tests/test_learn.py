@@ -12,7 +12,7 @@ from PIL import Image
 from calotype import bundle
 from calotype.coding import Table, Tables
 from calotype.errors import InputError
-from calotype.learn.calibrate import fit
+from calotype.learn.calibrate import fit, quiet
 from calotype.learn.config import Architecture
 from calotype.learn.data import Crops
 from calotype.learn.dyadic import DyadicBlock, DyadicConv, activation, stream
@@ -265,6 +265,14 @@ def test_tables_fit_what_was_counted() -> None:
     assert fitted[len(q) // 2 - 1] > 0.999 * 2**24
     assert fitted.min() >= 1
     assert int(fitted.sum(dtype=np.int64)) == 1 << 24
+
+
+def test_which_tables_are_quiet() -> None:
+    def count(zeros: int, others: int) -> np.ndarray:
+        return np.array([0, others, zeros, 0, 0, 0])  # of -2..2 and the escape
+
+    counts = [count(10**7, 10), count(10**7, 1000), count(10**6, 0), count(0, 0)]
+    assert quiet(counts) == [True, False, False, False]
 
 
 @pytest.mark.parametrize("sizes", [{}, {"width": 4}, {"width": 196}])

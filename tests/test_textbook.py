@@ -241,6 +241,13 @@ def test_bad_members_are_refused(pca: TextbookBundle, tmp_path: Path, member: st
             library.find_any(_written(pca, tmp_path / f"bad{len(raw)}.calomodel", {}, **{member: raw}))
 
 
+def test_a_quiet_table_is_refused(pca: TextbookBundle, tmp_path: Path) -> None:
+    radii = np.frombuffer(pca.members["radii.u16"], "<u2") | np.uint16(bundle.QUIET)
+    path = _written(pca, tmp_path / "bad.calomodel", {}, **{"radii.u16": radii.astype("<u2").tobytes()})
+    with pytest.raises(InvalidModel, match="quiet"):
+        library.find_any(path)
+
+
 def test_a_graph_of_another_size_is_refused(pca: TextbookBundle, images: Images, tmp_path: Path) -> None:
     path = _written(pca, tmp_path / "bad.calomodel", {"image": [4, 8, 1]})
     with pytest.raises(InvalidModel, match="shapes"):

@@ -28,6 +28,8 @@ HALO_PX = 64
 """What analyses and syntheses look at on each side must fit: each depthwise 3x3 at 1/8 takes 8 pixels of it."""
 REACHES_PX = range(0, HALO_PX + 1, 16)
 MAX_TABLES = 256
+QUIET = 1 << 15
+"""Added to the radius of a table that is quiet."""
 MAX_MEMBERS = 64
 MAX_BUNDLE_BYTES = 64 << 20
 _MEMBER = re.compile(r"[a-z0-9_.-]+")
@@ -216,14 +218,15 @@ def tables_in(file: ModelFile) -> Tables:
     raw, sizes_raw = file.members["tables.u32"], file.members["radii.u16"]
     if len(raw) % 4 or len(sizes_raw) % 2:
         raise InvalidModel(f"{file.path}: tables.u32 or radii.u16 ends within a value")
-    flat, radii = np.frombuffer(raw, "<u4"), np.frombuffer(sizes_raw, "<u2").astype(int)
+    flat, given = np.frombuffer(raw, "<u4"), np.frombuffer(sizes_raw, "<u2").astype(int)
+    quiet, radii = (given & QUIET) > 0, given & ~QUIET
     sizes = 2 * radii + 2
     if not 1 <= len(radii) <= MAX_TABLES or radii.min() < 1 or radii.max() > MAX_RADIUS or sizes.sum() != len(flat):
         raise InvalidModel(f"{file.path}: radii.u16 and tables.u32 do not fit together")
     parts = np.split(flat, np.cumsum(sizes)[:-1])
     if any(q.min() < 1 or int(q.sum(dtype=np.uint64)) != 1 << PRECISION_BITS for q in parts):
         raise InvalidModel(f"{file.path}: a table in tables.u32 does not sum to 2^{PRECISION_BITS} or holds a 0")
-    return Tables(tuple(Table(int(r), q) for r, q in zip(radii, parts, strict=True)))
+    return Tables(tuple(Table(int(r), f, bool(q)) for r, f, q in zip(radii, parts, quiet, strict=True)))
 
 
 def _whole(card: dict[str, Any], key: str) -> int:

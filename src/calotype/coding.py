@@ -16,18 +16,25 @@ PRECISION_BITS = 24
 SYMBOL_LIMIT = 32767
 ESCAPE_VALUES = 1 << 16
 MAX_RADIUS = 4095
+MOST_QUIETENED = 2
 
 IntArray = NDArray[np.int32]
 Indices = NDArray[np.uint8] | NDArray[np.uint16]
 _ESCAPE: Any = stream.model.Uniform(ESCAPE_VALUES)
+_SKIPS: Any = stream.model.Uniform(2)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Frequencies of the symbols -radius..radius and, last, of the escape; they sum to 2^24."""
+    """Frequencies of the symbols -radius..radius and, last, of the escape; they sum to 2^24.
+
+    Attributes:
+        quiet: Whether its symbols are almost surely 0, so that words may skip it.
+    """
 
     radius: int
     frequencies: NDArray[np.uint32]
+    quiet: bool = False
 
     @cached_property
     def model(self) -> Any:
@@ -52,6 +59,32 @@ class Tables:
     def radii(self) -> IntArray:
         """The radius of each table."""
         return np.array([t.radius for t in self.tables], np.int32)
+
+    @cached_property
+    def quiet(self) -> NDArray[np.bool_]:
+        """Whether each table is quiet."""
+        return np.array([t.quiet for t in self.tables])
+
+    @cached_property
+    def any_quiet(self) -> bool:
+        """Whether words begin with a symbol that says whether they skip quiet tables."""
+        return bool(self.quiet.any())
+
+    def are_quiet(self, symbols: IntArray, index: NDArray[np.uint8]) -> bool:
+        """Whether all symbols under quiet tables are 0."""
+        places = np.flatnonzero(symbols != 0)
+        return not self.quiet.take(index[places]).any()
+
+    def quietened(self, symbols: IntArray, index: NDArray[np.uint8]) -> IntArray:
+        """Symbols of which those near 0 under quiet tables are made 0: so few that the error hardly counts."""
+        places = np.flatnonzero(symbols != 0)
+        places = places[self.quiet.take(index[places])]
+        symbols[places[np.abs(symbols[places]) <= MOST_QUIETENED]] = 0
+        return symbols
+
+    def sounding(self, index: NDArray[np.uint8]) -> NDArray[np.intp]:
+        """The places whose tables are not quiet."""
+        return np.flatnonzero(~self.quiet.take(index))
 
     @cached_property
     def _cost_starts(self) -> IntArray:
@@ -101,14 +134,22 @@ def _groups(index: Indices) -> tuple[NDArray[np.intp], list[tuple[int, int, int]
 
 
 class Encoder:
-    """A stack of words: what is pushed first is popped last."""
+    """A stack of words: what is pushed first is popped last.
 
-    def __init__(self, tables: Tables) -> None:
-        self.tables = tables
+    Args:
+        tables: The family of tables.
+        skips: Whether quiet tables are skipped, under which all symbols are 0.
+    """
+
+    def __init__(self, tables: Tables, *, skips: bool = False) -> None:
+        self.tables, self._skips = tables, skips and tables.any_quiet
         self._coder = stream.stack.AnsCoder()
 
     def push(self, symbols: IntArray, index: NDArray[np.uint8]) -> None:
         """Push symbols (n,) within +-32767 under tables index (n,)."""
+        if self._skips:
+            places = self.tables.sounding(index)
+            symbols, index = symbols[places], index[places]
         order, groups = _groups(index)
         ordered = symbols[order]
         for t, start, stop in reversed(groups):
@@ -121,7 +162,10 @@ class Encoder:
 
     def words(self) -> bytes:
         """All words, little-endian."""
-        return _bytes_of(self._coder)
+        coder = self._coder.clone()
+        if self.tables.any_quiet:
+            coder.encode_reverse(np.array([self._skips], np.int32), _SKIPS)
+        return _bytes_of(coder)
 
 
 class Decoder:
@@ -130,9 +174,17 @@ class Decoder:
     def __init__(self, tables: Tables, words: bytes | memoryview) -> None:
         self.tables = tables
         self._coder = _coder_of(words)
+        self._skips = tables.any_quiet and bool(self._coder.decode(_SKIPS, 1)[0])
 
     def pop(self, index: NDArray[np.uint8]) -> IntArray:
         """Pop the symbols (n,) that were pushed under tables index (n,)."""
+        if not self._skips:
+            return self._pop(index)
+        symbols, places = np.zeros(len(index), np.int32), self.tables.sounding(index)
+        symbols[places] = self._pop(index[places])
+        return symbols
+
+    def _pop(self, index: NDArray[np.uint8]) -> IntArray:
         order, groups = _groups(index)
         ordered = np.empty(len(index), np.int32)
         for t, start, stop in groups:

@@ -271,5 +271,10 @@ def to_unit(samples: Samples) -> NDArray[np.float32]:
 def from_unit(x: NDArray[np.float32], depth: int) -> Samples:
     """(c, h, w) in [-0.5, 0.5] as samples (h, w, c)."""
     peak = np.float32((1 << depth) - 1)
-    scaled = np.clip(np.floor((x + np.float32(0.5)) * peak + np.float32(0.5)), 0, peak)
-    return np.ascontiguousarray(scaled.transpose(1, 2, 0).astype(np.uint8 if depth == 8 else np.uint16))
+    samples = np.empty((*x.shape[1:], len(x)), np.uint8 if depth == 8 else np.uint16)
+    for channel, plane in enumerate(x):
+        scaled = plane + np.float32(0.5)
+        scaled *= peak
+        scaled += np.float32(0.5)
+        samples[:, :, channel] = np.clip(scaled, 0, peak, out=scaled)
+    return samples

@@ -77,7 +77,9 @@ def choose(
     z = runtime.hyper_analyse(y) if z is None else z
     z_hat = np.clip(np.rint(z), -Z_LIMIT, Z_LIMIT).astype(np.int16)
     z_index, z_offset = _z_tables(runtime, level, z_hat.shape)
-    parts = [((z_hat - z_offset).astype(np.int32).ravel(), z_index)]
+    z_symbols = tables.quietened((z_hat - z_offset).astype(np.int32).ravel(), z_index)
+    z_hat = (z_symbols.reshape(z_hat.shape) + z_offset).astype(np.int16)
+    parts = [(z_symbols, z_index)]
     features = runtime.features(z_hat, level)
     y8 = np.zeros(y.shape, np.int32)
     layout = runtime.bundle.manifest.steps, *y.shape
@@ -86,6 +88,7 @@ def choose(
         chosen = index[coded]
         residual = (y.ravel()[part.elements[coded]] - values[coded] * EIGHTH).astype(np.float32)
         symbols = np.clip(quantiser(residual, chosen, tables), -SYMBOL_LIMIT, SYMBOL_LIMIT)
+        symbols = tables.quietened(symbols, chosen)
         values[coded] += 8 * symbols
         y8.ravel()[part.elements] = values
         parts.append((symbols, chosen))
@@ -94,7 +97,8 @@ def choose(
 
 def words_of(runtime: Runtime, chosen: Chosen) -> bytes:
     """Latents' checksum and words of a tile."""
-    encoder = Encoder(runtime.bundle.tables)
+    tables = runtime.bundle.tables
+    encoder = Encoder(tables, skips=all(tables.are_quiet(*part) for part in chosen.parts))
     for symbols, index in reversed(chosen.parts):
         encoder.push(symbols, index)
     return struct.pack("<I", chosen.latents.checksum()) + encoder.words()

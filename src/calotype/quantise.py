@@ -31,7 +31,7 @@ def rate_aware(
 ) -> Ints:
     """Takes the neighbour nearer to zero wherever the bits it saves outweigh the squared error it adds."""
     nearest = np.rint(residual).astype(np.int32)
-    places = np.flatnonzero(nearest)
+    places = np.flatnonzero(nearest != 0)
     q, r, table = nearest[places], residual[places], index[places]
     smaller = q - np.sign(q)
     saved_bits = tables.cost_bits(q, table) - tables.cost_bits(smaller, table)

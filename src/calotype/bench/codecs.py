@@ -150,6 +150,9 @@ _AVIF_FOR_PSNR = {"subsampling": "4:4:4", "codec": "aom", "advanced": {"tune": "
 CALOTYPE = _ours("calotype", ".calo", _calotype(effort=2), settings="effort 2, the default")
 CALOTYPE_QUICK = _ours("calotype (effort 1)", ".e1.calo", _calotype(effort=1), settings="effort 1")
 CALOTYPE_SLOW = _ours("calotype (effort 4)", ".e4.calo", _calotype(effort=4), settings="effort 4")
+CALOTYPE_SLOWEST = _ours(
+    "calotype (effort 7)", ".e7.calo", _calotype(effort=7), settings="effort 7; needs the extra learn", slow=True
+)
 CALOTYPE_VISUAL = _ours("calotype (visual)", ".v.calo", _calotype(head="visual"), settings="effort 2, head visual")
 JPEG = _jpeg("JPEG", ".jpg", _lossy("JPEG"))
 JPEG_OPTIMISED = _jpeg(
@@ -195,7 +198,7 @@ DEFLATE = _classic(
 )
 
 FAMILIES: dict[str, tuple[Codec, ...]] = {
-    "calotype": (CALOTYPE, CALOTYPE_QUICK, CALOTYPE_SLOW, CALOTYPE_VISUAL),
+    "calotype": (CALOTYPE, CALOTYPE_QUICK, CALOTYPE_SLOW, CALOTYPE_SLOWEST, CALOTYPE_VISUAL),
     "jpeg": (JPEG, JPEG_OPTIMISED, JPEG_444),
     "webp": (WEBP, WEBP_SLOWEST),
     "avif": (AVIF, AVIF_PSNR, AVIF_SLOWEST),

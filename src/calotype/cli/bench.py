@@ -35,7 +35,7 @@ def bench(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Four pictures at four qualities.")] = False,
     slowest: Annotated[
-        bool, typer.Option("--slowest", help="AVIF and JPEG XL at their slowest, too: seconds a picture.")
+        bool, typer.Option("--slowest", help="AVIF, JPEG XL and calotype slowly, too: seconds a picture.")
     ] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Processes; 0 for one a core.")] = 0,
     model: Annotated[

@@ -19,6 +19,8 @@ from calotype.runtime import Runtime
 
 ASSUMED_SYMBOLS = 2000
 """The Gaussian counts as much as so many symbols."""
+QUIET_SHARE, QUIET_SYMBOLS = 2.0**-16, 1 << 20
+"""A table is quiet if at most this share of at least so many symbols is not 0."""
 
 Counts = NDArray[np.int64]
 
@@ -37,6 +39,12 @@ def count_symbols(runtime: Runtime, pictures: Iterable[Picture], levels: Sequenc
                     places = np.where(np.abs(part) <= radius, part + radius, 2 * radius + 1)
                     counts[t] += np.bincount(places, minlength=2 * radius + 2)
     return counts
+
+
+def quiet(counts: Sequence[Counts]) -> list[bool]:
+    """Which tables are quiet, by what was counted."""
+    totals = [(int(count.sum()), int(count.sum() - count[len(count) // 2 - 1])) for count in counts]
+    return [symbols >= QUIET_SYMBOLS and others <= QUIET_SHARE * symbols for symbols, others in totals]
 
 
 def to_frequencies(ideal: NDArray[np.float64]) -> NDArray[np.uint32]:

@@ -18,11 +18,11 @@ from onnx import TensorProto
 from torch import Tensor
 
 from calotype import bundle
-from calotype.bundle import FORMAT, Bundle
+from calotype.bundle import FORMAT, QUIET, Bundle
 from calotype.codec import DEFAULT_EFFORT
 from calotype.encoder import PictureCoder
 from calotype.learn import prior
-from calotype.learn.calibrate import count_symbols, fit, to_frequencies
+from calotype.learn.calibrate import count_symbols, fit, quiet, to_frequencies
 from calotype.learn.config import VISUAL, Architecture, Config, Recipe
 from calotype.learn.dyadic import STREAM_BITS
 from calotype.learn.graph import Graph, numpy_of
@@ -53,9 +53,10 @@ def family() -> list[NDArray[np.uint32]]:
     return [frequencies(s) for s in prior.sigma_of(torch.arange(prior.SIGMA_COUNT, dtype=torch.float64)).tolist()]
 
 
-def table_members(family: Sequence[NDArray[np.uint32]]) -> dict[str, bytes]:
-    """The members of a bundle that hold its tables."""
+def table_members(family: Sequence[NDArray[np.uint32]], quiet: Sequence[bool] = ()) -> dict[str, bytes]:
+    """The members of a bundle that hold its tables; none is quiet if it is not said."""
     radii = np.array([(len(q) - 2) // 2 for q in family], "<u2")
+    radii[np.flatnonzero(quiet)] |= QUIET
     return {"tables.u32": np.concatenate(family).astype("<u4").tobytes(), "radii.u16": radii.tobytes()}
 
 
@@ -258,7 +259,8 @@ def export(
     with TemporaryDirectory() as folder:  # a bundle must exist before it can be calibrated and measured
         draft = Path(folder) / "draft.calomodel"
         bundle.write(draft, content)
-        content |= table_members(fit(tables, count_symbols(Runtime(bundle.read(draft)), calibration, CURVE_LEVELS)))
+        counts = count_symbols(Runtime(bundle.read(draft)), calibration, CURVE_LEVELS)
+        content |= table_members(fit(tables, counts), quiet(counts))
         bundle.write(draft, content)
         card["curve"] = measure(Runtime(bundle.read(draft)), validation)
     content["manifest.json"] = manifest(codec, card, json.loads(content["manifest.json"])["decoding"])

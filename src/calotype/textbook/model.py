@@ -111,6 +111,8 @@ def bundle_of(file: ModelFile) -> TextbookBundle:
         if set(file.card["decoding"]) != DECODING:
             raise ValueError(f"decoding must list just {sorted(DECODING)}")
         tables = tables_in(file)
+        if tables.any_quiet:
+            raise ValueError("a table is quiet, which this kind does not know")
         if file.card["latents"] != len(tables.tables):
             raise ValueError(f"{file.card['latents']} latents, but {len(tables.tables)} tables")
     except (ValueError, KeyError, TypeError) as error:
