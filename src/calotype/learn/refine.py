@@ -1,9 +1,10 @@
 """Refine the latents of a tile by gradient descent, with the decoder as it is.
 
 g_a and h_a guess, for all pictures alike, latents that cost few bits and give back the picture. For one picture there
-are better ones: those that minimise bits + lambda 255^2 (squared error) themselves. Rounding is annealed as in Yang,
+are better ones: those that minimise bits + lambda 255^2 (squared error) themselves. Rounding is annealed after Yang,
 Bamler & Mandt, "Improving inference for neural image compression" (NeurIPS 2020): a value is drawn between its two
-neighbouring integers, ever nearer to the nearest, and the gradient leads through the draw.
+neighbouring integers, ever nearer to the nearest, and the gradient leads through the draw. Their draw is as random as a
+choice between the two; far less noise, which ends with the descent, takes a third of the steps (docs/effort.md).
 """
 
 from __future__ import annotations
@@ -20,32 +21,37 @@ from torch import Tensor
 
 from calotype.bundle import Bundle
 from calotype.coding import Tables
-from calotype.learn.dyadic import STREAM_BITS
+from calotype.learn.dyadic import STREAM_BITS, set_exact
 from calotype.learn.model import Codec, lambda_of
 from calotype.learn.restore import codec_of
 from calotype.tiling import Window
 
 Floats = NDArray[np.float32]
 
-Y_RATE, Z_RATE = 0.02, 0.005
+Y_RATE, Z_RATE = 0.04, 0.02
+"""Of 50 steps; n have sqrt(50 / n) of it."""
 LAST_RATE = 0.1
 """A cosine leads the rates from their start to this part of it."""
-TEMPERATURES = (0.5, 0.1)
+TEMPERATURES = (0.5, 0.2)
+NOISE = 1.0
+"""At the start; it falls to 0."""
 SEED = 0
 
 
 @lru_cache(maxsize=2)
 def _frozen(bundle: Bundle) -> Codec:
-    return codec_of(bundle).requires_grad_(requires_grad=False)
+    codec = codec_of(bundle).requires_grad_(requires_grad=False)
+    set_exact(codec, exact=False)  # what a bundle holds is rounded already
+    return codec
 
 
-def draw(v: Tensor, temperature: float, random: torch.Generator) -> Tensor:
-    """A value between floor(v) and ceil(v), by a Gumbel softmax."""
+def draw(v: Tensor, temperature: float, noise: float, random: torch.Generator) -> Tensor:
+    """A value between floor(v) and ceil(v): of what is nearer the more, the colder; logistic noise moves it."""
     low = torch.floor(v.detach())
     above = (v - low).clamp(1e-3, 1 - 1e-3)
-    uniform = torch.rand((2, *v.shape), generator=random).clamp(1e-9, 1 - 1e-6)
-    logits = -torch.atanh(torch.stack([above, 1 - above])) / temperature - torch.log(-torch.log(uniform))
-    return low + torch.softmax(logits / temperature, 0)[1]
+    uniform = torch.rand(v.shape, generator=random).clamp(1e-6, 1 - 1e-6)
+    nearer = (torch.atanh(above) - torch.atanh(1 - above)) / temperature
+    return low + torch.sigmoid(nearer + noise * torch.logit(uniform))
 
 
 class Costs:
@@ -134,11 +140,11 @@ def refine(bundle: Bundle, window: Window, z: Floats, level: int, iterations: in
     warmest, coldest = TEMPERATURES
     for i in range(iterations):
         part = i / max(1, iterations - 1)
-        temperature = warmest * (coldest / warmest) ** part
+        temperature, noise = warmest * (coldest / warmest) ** part, NOISE * (1 - part)
         fall = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * part)) / 2
         for group, rate in zip(descent.param_groups, (Y_RATE, Z_RATE), strict=True):
-            group["lr"] = rate * fall
-        loss = objective(y, z_, lambda v, t=temperature: draw(v, t, random))
+            group["lr"] = rate * fall * (50 / iterations) ** 0.5
+        loss = objective(y, z_, lambda v, t=temperature, n=noise: draw(v, t, n, random))
         y.grad, z_.grad = torch.autograd.grad(loss, latents)
         descent.step()
     return y.detach()[0].numpy(), z_.detach()[0].numpy()
