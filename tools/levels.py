@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 from calotype import library
-from calotype.bundle import LEVELS
 from calotype.codec import DEFAULT_EFFORT, runtime_of
 from calotype.encoder import PictureCoder
 from calotype.errors import CalotypeError
 from calotype.learn.data import find_pictures
+from calotype.manifest import LEVELS
 from calotype.pixels import from_image
 
 STEPS = range(1, 65)

@@ -15,101 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calotype.coding import MAX_RADIUS, PRECISION_BITS, Table, Tables
-from calotype.errors import InvalidModel, ModelNotFound, OptionError
+from calotype.errors import InvalidModel, ModelNotFound
 from calotype.header import MODEL_ID_BYTES
 from calotype.lazy import cached_property
+from calotype.manifest import LEVELS, Manifest
 from calotype.whole import write_whole
 
 SUFFIX = ".calomodel"
 FORMAT = 1
 PHOTO = "photo"
-LEVELS = 256
-HALO_PX = 64
-"""What analyses and syntheses look at on each side must fit: each depthwise 3x3 at 1/8 takes 8 pixels of it."""
-REACHES_PX = range(0, HALO_PX + 1, 16)
 MAX_TABLES = 256
 QUIET = 1 << 15
 """Added to the radius of a table that is quiet."""
 MAX_MEMBERS = 64
 MAX_BUNDLE_BYTES = 64 << 20
 _MEMBER = re.compile(r"[a-z0-9_.-]+")
-_ARRAYS = ("tables.u32", "radii.u16", "z_offset.i16", "z_table.u8", "level_bias.i16")
-ANALYSIS = "g_a.onnx"
 _TEXTS = ("name", "version", "status")
 STATUSES = ("preview", "stable")
-_GRAPH = re.compile(r"[a-z0-9_]+\.onnx")
-
-
-@dataclass(frozen=True)
-class Head:
-    """A way to turn latents into a picture, and what a writer makes them with for it.
-
-    Attributes:
-        name: What `--head` calls it.
-        graph: The synthesis.
-        analysis: The analysis whose latents suit it.
-        reach_px: How far around a pixel the synthesis looks.
-    """
-
-    name: str
-    graph: str
-    analysis: str
-    reach_px: int = HALO_PX
-
-    @classmethod
-    def parse(cls, entry: dict[str, Any]) -> Head:
-        """A head as a manifest names it."""
-        reach_px = _whole(entry, "reach_px") if "reach_px" in entry else HALO_PX
-        if reach_px not in REACHES_PX:
-            raise ValueError(f"reach_px is {reach_px}, none of {', '.join(map(str, REACHES_PX))}")
-        return cls(str(entry["name"]), str(entry["graph"]), str(entry.get("analysis", ANALYSIS)), reach_px)
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a bundle says of itself.
-
-    Attributes:
-        curve: Levels, and the PSNR of each on photographs.
-        lambdas: The weight of the distortion at the lowest and the highest level.
-        card: All of it.
-    """
-
-    name: str
-    version: str
-    status: str
-    channels: int
-    y_channels: int
-    z_channels: int
-    prior_channels: int
-    steps: int
-    heads: tuple[Head, ...]
-    preview: str
-    decoding: tuple[str, ...]
-    curve: tuple[tuple[int, float], ...]
-    lambdas: tuple[float, float]
-    card: dict[str, Any]
-
-    @property
-    def step_graphs(self) -> list[str]:
-        """Names of the graphs of the prior's steps."""
-        return [f"step_{t}.onnx" for t in range(self.steps)]
-
-    def head_named(self, name: str) -> int:
-        """The index of a head.
-
-        Raises:
-            OptionError: If the model has none of that name.
-        """
-        names = [head.name for head in self.heads]
-        if name not in names:
-            raise OptionError(f"head {name!r}: the model {self.name} has {', '.join(names)}")
-        return names.index(name)
-
-    def lambda_of(self, level: int) -> float:
-        """The weight of the distortion that a level was trained with: log-spaced."""
-        low, high = self.lambdas
-        return low * (high / low) ** (level / (LEVELS - 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,54 +151,6 @@ def tables_in(file: ModelFile) -> Tables:
     return Tables(tuple(Table(int(r), f, bool(q)) for r, f, q in zip(radii, parts, quiet, strict=True)))
 
 
-def _whole(card: dict[str, Any], key: str) -> int:
-    if type(card[key]) is not int:
-        raise TypeError(f"{key} is {card[key]!r}, not a whole number")
-    return card[key]
-
-
-def _parse_manifest(file: ModelFile) -> Manifest:
-    path, card = file.path, file.card
-    try:
-        trained = card.get("architecture", {})
-        return Manifest(
-            name=file.name,
-            version=file.version,
-            status=file.status,
-            channels=_whole(card, "channels"),
-            y_channels=_whole(card, "y_channels"),
-            z_channels=_whole(card, "z_channels"),
-            prior_channels=_whole(card, "prior_channels"),
-            steps=_whole(card, "steps"),
-            heads=tuple(map(Head.parse, card["heads"])),
-            preview=str(card["preview"]),
-            decoding=tuple(map(str, card["decoding"])),
-            curve=tuple((_whole(p, "level"), float(p["psnr_db"])) for p in card.get("curve", [])),
-            lambdas=(float(trained.get("lambda_min", 0.0005)), float(trained.get("lambda_max", 0.5))),
-            card=card,
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise InvalidModel(f"{path}: manifest.json is not a manifest: {error!r}") from error
-
-
-def _check(bundle: Bundle) -> Bundle:
-    m = bundle.manifest
-    limits = {"channels": 16, "y_channels": 1024, "z_channels": 512, "prior_channels": 1024}
-    for field, limit in limits.items():
-        if not 1 <= getattr(m, field) <= limit:
-            raise InvalidModel(f"{bundle.path}: {field} is {getattr(m, field)}, not within 1..{limit}")
-    if m.steps not in (2, 4) or m.y_channels % m.steps or not 1 <= len(m.heads) <= LEVELS:
-        raise InvalidModel(f"{bundle.path}: steps, y_channels, status or heads hold what this version does not know")
-    exact, free = {"h_s.onnx", *m.step_graphs}, {m.preview, *(head.graph for head in m.heads)}
-    analyses = {ANALYSIS, *(head.analysis for head in m.heads)}
-    if free & {*exact, *analyses, "h_a.onnx"} or analyses & exact or not all(map(_GRAPH.fullmatch, free | analyses)):
-        raise InvalidModel(f"{bundle.path}: {sorted(free | analyses)} are not names for heads, analyses and preview")
-    needed = {*_ARRAYS, *exact, *free}
-    if set(m.decoding) != needed or not needed <= set(bundle.members):
-        raise InvalidModel(f"{bundle.path}: decoding must list just {sorted(needed)}, all of them members")
-    return bundle
-
-
 def _parse_card(path: Path, raw: bytes, members: dict[str, bytes]) -> dict[str, Any]:
     try:
         card = json.loads(raw)
@@ -335,7 +209,14 @@ def photo(file: ModelFile) -> Bundle:
         return file
     if file.kind != PHOTO:
         raise InvalidModel(f"{file.path}: a model of kind {file.kind!r}, not one that codes pictures of any size")
-    return _check(Bundle(file.path, file.members, file.card, _parse_manifest(file)))
+    try:
+        manifest = Manifest.parse(file.card)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise InvalidModel(f"{file.path}: manifest.json is not a manifest: {error!r}") from error
+    fault = manifest.fault()
+    if fault:
+        raise InvalidModel(f"{file.path}: {fault}")
+    return Bundle(file.path, file.members, file.card, manifest)
 
 
 def read(path: Path) -> Bundle:

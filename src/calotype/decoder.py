@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calotype import lossless, pixels
-from calotype.bundle import HALO_PX
 from calotype.container import Container
 from calotype.errors import InputError, LimitExceeded, OptionError
 from calotype.header import Coding, Header
+from calotype.manifest import HALO_PX
 from calotype.pixels import Part, Picture, Samples
 from calotype.prior import Latents, decode_tile
 from calotype.runtime import Runtime

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from calotype import container, lossless, pixels
-from calotype.bundle import HALO_PX, Bundle
+from calotype.bundle import Bundle
 from calotype.decoder import parts_of, whole_of
 from calotype.errors import InputError
 from calotype.header import TILE_UNIT_PX, Coding, Header, unpack_header
+from calotype.manifest import HALO_PX
 from calotype.pixels import STRIP_ROWS, Picture, Samples
 from calotype.prior import Chosen, words_of
 from calotype.runtime import Runtime

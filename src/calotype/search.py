@@ -12,8 +12,9 @@ from functools import partial
 
 import numpy as np
 
-from calotype.bundle import HALO_PX, Bundle
+from calotype.bundle import Bundle
 from calotype.errors import OptionError
+from calotype.manifest import HALO_PX
 from calotype.prior import Chosen, choose
 from calotype.quantise import BITS_PER_SQUARED_STEP, Quantiser, rate_aware, round_to_nearest
 from calotype.runtime import Runtime

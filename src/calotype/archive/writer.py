@@ -14,10 +14,11 @@ from calotype.archive import rows
 from calotype.archive.rows import Kind
 from calotype.bitsback import chunk as bitsback_chunk
 from calotype.bitsback.model import Model as BitsBackModel
-from calotype.bundle import LEVELS, ModelFile
+from calotype.bundle import ModelFile
 from calotype.codec import DEFAULT_QUALITY, level_of
 from calotype.errors import InputError, OptionError
 from calotype.header import unpack_header
+from calotype.manifest import LEVELS
 from calotype.small import SmallModel, chunk_size, image_of
 from calotype.textbook import chunk as textbook_chunk
 from calotype.vessel import Closable, Item

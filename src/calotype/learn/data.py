@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from calotype.bundle import LEVELS
 from calotype.errors import InputError
 from calotype.learn.config import Recipe
 from calotype.learn.samples import FAILURES, Form, read, size_px
+from calotype.manifest import LEVELS
 from calotype.pixels import Samples
 
 NO_PICTURES = {".tsv", ".txt", ".json", ".jsonl", ".md", ".csv"}

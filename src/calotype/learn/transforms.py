@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calotype.bundle import LEVELS
 from calotype.learn.config import Architecture
 from calotype.learn.products import linear
+from calotype.manifest import LEVELS
 
 PLAIN = (1.0, 1.0)
 BLOCK_SCALES = {"a": (4.0, 4.0), "b": (0.25, 1.0), "c": PLAIN, "d": (4.0, 4.0), "e": (0.25, 1.0)}

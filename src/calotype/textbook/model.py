@@ -8,9 +8,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from calotype.bundle import LEVELS, ModelFile, tables_in
+from calotype.bundle import ModelFile, tables_in
 from calotype.coding import IntArray, Table, Tables
 from calotype.errors import InvalidModel
+from calotype.manifest import LEVELS
 from calotype.runtime import Floats, Networks
 
 KIND = "textbook"
