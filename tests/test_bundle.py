@@ -49,6 +49,16 @@ def test_id_covers_what_decoding_needs_and_no_more(
     assert bundle.read(_written(tmp_path, members)).id != photo_model.id
 
 
+def test_the_id_covers_what_is_quiet(members: dict[str, bytes], tmp_path: Path, photo_model: Bundle) -> None:
+    radii = np.frombuffer(members["radii.u16"], "<u2")
+    assert np.array_equal(photo_model.tables.quiet, radii >= bundle.QUIET)
+    members["radii.u16"] = (radii ^ bundle.QUIET).astype("<u2").tobytes()
+    changed = bundle.read(_written(tmp_path, members))
+    assert np.array_equal(changed.tables.quiet, ~photo_model.tables.quiet)
+    assert np.array_equal(changed.tables.radii, photo_model.tables.radii)
+    assert changed.id != photo_model.id
+
+
 def test_found_in_the_users_folder(tmp_path: Path, members: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     card = json.loads(members["manifest.json"]) | {"name": "mine"}
     members["manifest.json"] = json.dumps(card).encode()
@@ -108,7 +118,13 @@ def test_bad_arrays(tmp_path: Path, members: dict[str, bytes], name: str) -> Non
 
 
 def test_arrays_out_of_range(tmp_path: Path, members: dict[str, bytes]) -> None:
-    for name, raw in (("z_table.u8", b"\xff"), ("radii.u16", b"\0\0"), ("tables.u32", b"\0\0\0\0")):
+    bad = [
+        ("z_table.u8", b"\xff"),
+        ("tables.u32", b"\0\0\0\0"),
+        ("z_offset.i16", b"\x80\0"),
+        ("z_offset.i16", b"\0\x80"),
+    ]
+    for name, raw in [*bad, *(("radii.u16", radius) for radius in (b"\0\0", b"\0\x80", b"\0\x90"))]:
         changed = {**members, name: raw + members[name][len(raw) :]}
         with pytest.raises(InvalidModel):
             library.open_path(_written(tmp_path, changed))

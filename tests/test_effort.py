@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from calotype import bundle
 from calotype.bundle import Bundle
 from calotype.encoder import PictureCoder
 from calotype.errors import InvalidModel, OptionError
+from calotype.learn import refine
 from calotype.learn.data import Crops
-from calotype.learn.dyadic import DyadicConv
+from calotype.learn.dyadic import DyadicConv, keep_rounded
 from calotype.learn.export import family, members
 from calotype.learn.model import Codec
 from calotype.learn.restore import codec_of
@@ -67,6 +69,26 @@ def _cost(image: Image.Image, data: bytes, model: Bundle) -> float:
 
 def _at(image: Image.Image, model: Bundle, effort: int) -> bytes:
     return PictureCoder.of(from_image(image, strip=True), Runtime(model), effort).at_level(LEVEL)
+
+
+def test_what_is_drawn() -> None:
+    v = torch.tensor([-1.0, 0.0, 0.2, 0.6, 3.9], requires_grad=True)
+    random = torch.Generator().manual_seed(0)
+    for temperature, noise in ((0.5, 1.0), (0.2, 0.0)):
+        drawn = refine.draw(v, temperature, noise, random)
+        assert ((drawn >= v.floor()) & (drawn <= v.floor() + 1)).all()
+        (slope,) = torch.autograd.grad(drawn.sum(), v)
+        assert slope.isfinite().all()
+    torch.testing.assert_close(drawn.round(), v.round())
+    assert torch.equal(drawn, refine.draw(v, 0.2, 0.0, random))
+
+
+def test_weights_kept_rounded_are_those_of_the_decoder(codec: Codec) -> None:
+    kept = deepcopy(codec)
+    keep_rounded(kept)
+    z, level = torch.randn(1, SMALL.z_channels, 2, 2).mul(9).round(), torch.tensor([77])
+    assert torch.equal(kept.h_s(z, level), codec.h_s(z, level))
+    assert not torch.equal(kept.h_s.stem.weight, codec.h_s.stem.weight)
 
 
 def test_restored_prior_equals_the_bundle_exactly(model: Bundle) -> None:

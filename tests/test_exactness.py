@@ -12,8 +12,10 @@ import torch
 
 from calotype import container
 from calotype.bundle import Bundle
+from calotype.coding import Decoder
 from calotype.decoder import tile_latents
 from calotype.errors import InexactRuntime
+from calotype.prior import CHECKSUM_BYTES
 from calotype.runtime import Runtime
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -37,6 +39,11 @@ def test_golden_latents(photo_model: Bundle, name: str, runtime: str) -> None:
     whole = container.unpack((FOLDER / f"{name}.calo").read_bytes())
     assert whole.header.coding is not None
     assert digest(tile_latents(whole, RUNTIMES[runtime](photo_model), whole.header.coding)) == GOLDEN[name]
+
+
+def test_some_golden_tiles_skip_quiet_tables_and_some_do_not(photo_model: Bundle) -> None:
+    tiles = [tile for name in GOLDEN for tile in container.unpack((FOLDER / f"{name}.calo").read_bytes()).tiles]
+    assert {Decoder(photo_model.tables, tile[CHECKSUM_BYTES:]).skips for tile in tiles} == {True, False}
 
 
 def _full_range_inputs(bundle: Bundle, graph: str, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -25,6 +25,7 @@ SUFFIX = ".calomodel"
 FORMAT = 1
 PHOTO = "photo"
 MAX_TABLES = 256
+Z_LIMIT = 127
 QUIET = 1 << 15
 """Added to the radius of a table that is quiet."""
 MAX_MEMBERS = 64
@@ -111,7 +112,10 @@ class Bundle(ModelFile):
     @cached_property
     def z_offset(self) -> NDArray[np.int16]:
         """Offset of z's symbols, (256, k)."""
-        return self._array("z_offset.i16", "<i2", self.manifest.z_channels)
+        offset = self._array("z_offset.i16", "<i2", self.manifest.z_channels)
+        if max(offset.max(), -int(offset.min())) > Z_LIMIT:
+            raise InvalidModel(f"{self.path}: z_offset.i16 goes beyond {Z_LIMIT}")
+        return offset
 
     @cached_property
     def z_table(self) -> NDArray[np.uint8]:

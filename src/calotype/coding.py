@@ -79,6 +79,7 @@ class Tables:
         """Symbols of which those near 0 under quiet tables are made 0: so few that the error hardly counts."""
         places = np.flatnonzero(symbols != 0)
         places = places[self.quiet.take(index[places])]
+        symbols = symbols.copy() if places.size else symbols
         symbols[places[np.abs(symbols[places]) <= MOST_QUIETENED]] = 0
         return symbols
 
@@ -169,16 +170,20 @@ class Encoder:
 
 
 class Decoder:
-    """Pops what an Encoder pushed, last first."""
+    """Pops what an Encoder pushed, last first.
+
+    Attributes:
+        skips: Whether quiet tables are skipped.
+    """
 
     def __init__(self, tables: Tables, words: bytes | memoryview) -> None:
         self.tables = tables
         self._coder = _coder_of(words)
-        self._skips = tables.any_quiet and bool(self._coder.decode(_SKIPS, 1)[0])
+        self.skips = tables.any_quiet and bool(self._coder.decode(_SKIPS, 1)[0])
 
     def pop(self, index: NDArray[np.uint8]) -> IntArray:
         """Pop the symbols (n,) that were pushed under tables index (n,)."""
-        if not self._skips:
+        if not self.skips:
             return self._pop(index)
         symbols, places = np.zeros(len(index), np.int32), self.tables.sounding(index)
         symbols[places] = self._pop(index[places])

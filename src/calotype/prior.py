@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from calotype.bundle import Z_LIMIT
 from calotype.coding import SYMBOL_LIMIT, Decoder, Encoder
 from calotype.errors import DamagedFile, InexactRuntime
 from calotype.quantise import Quantiser
@@ -16,7 +17,6 @@ from calotype.runtime import Runtime
 from calotype.steps import coded_of, parts_of
 from calotype.tiling import padded
 
-Z_LIMIT = 127
 EIGHTH = np.float32(0.125)
 CHECKSUM_BYTES = 4
 

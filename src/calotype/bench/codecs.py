@@ -129,6 +129,11 @@ def _calotype_version() -> str:
     return f"{_own_version('*.py', 'models/*.calomodel')}, onnxruntime {version('onnxruntime')}"
 
 
+def _calotype_learn_version() -> str:
+    own = _own_version("*.py", "models/*.calomodel", "learn/*.py")
+    return f"{own}, onnxruntime {version('onnxruntime')}, torch {version('torch')}"
+
+
 def _classic_version() -> str:
     return _own_version("bench/classic.py", "coding.py")
 
@@ -151,7 +156,12 @@ CALOTYPE = _ours("calotype", ".calo", _calotype(effort=2), settings="effort 2, t
 CALOTYPE_QUICK = _ours("calotype (effort 1)", ".e1.calo", _calotype(effort=1), settings="effort 1")
 CALOTYPE_SLOW = _ours("calotype (effort 4)", ".e4.calo", _calotype(effort=4), settings="effort 4")
 CALOTYPE_SLOWEST = _ours(
-    "calotype (effort 7)", ".e7.calo", _calotype(effort=7), settings="effort 7; needs the extra learn", slow=True
+    "calotype (effort 7)",
+    ".e7.calo",
+    _calotype(effort=7),
+    settings="effort 7; needs the extra learn",
+    slow=True,
+    version=_calotype_learn_version,
 )
 CALOTYPE_VISUAL = _ours("calotype (visual)", ".v.calo", _calotype(head="visual"), settings="effort 2, head visual")
 JPEG = _jpeg("JPEG", ".jpg", _lossy("JPEG"))

@@ -131,6 +131,17 @@ def set_exact(net: nn.Module, *, exact: bool) -> None:
             layer.exact = exact
 
 
+def keep_rounded(net: nn.Module) -> None:
+    """Give a network's dyadic layers the weights that a decoder has, once for all: they are not rounded again."""
+    for layer in net.modules():
+        if isinstance(layer, DyadicConv):
+            k, b, s = layer.integers()
+            scale = 2.0**-s
+            layer.weight.data = k * scale.reshape(-1, *[1] * (k.ndim - 1))
+            layer.bias.data = b * scale * 2.0**-layer.in_bits
+            layer.exact = False
+
+
 class DyadicBlock(nn.Module):
     """A residual block of the prior: depthwise 3x3 between two 1x1, then two 1x1 through twice the width."""
 

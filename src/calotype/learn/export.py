@@ -18,7 +18,7 @@ from onnx import TensorProto
 from torch import Tensor
 
 from calotype import bundle
-from calotype.bundle import FORMAT, QUIET, Bundle
+from calotype.bundle import FORMAT, QUIET, Z_LIMIT, Bundle
 from calotype.codec import DEFAULT_EFFORT
 from calotype.encoder import PictureCoder
 from calotype.learn import prior
@@ -30,7 +30,6 @@ from calotype.learn.model import Codec
 from calotype.learn.prior import HyperSynthesis, StepPrior
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
 from calotype.pixels import Picture
-from calotype.prior import Z_LIMIT
 from calotype.proof import Layer, prove
 from calotype.runtime import Runtime
 from calotype.steps import channels_by_place
@@ -63,7 +62,7 @@ def table_members(family: Sequence[NDArray[np.uint32]], quiet: Sequence[bool] = 
 def _level_arrays(codec: Codec) -> dict[str, bytes]:
     log_sigma = codec.z_prior.log_sigma.table()
     index = ((log_sigma - math.log(prior.SIGMA_MIN)) / prior.LOG_SIGMA_STEP).round().clamp(0, prior.SIGMA_COUNT - 1)
-    offset = torch.floor(codec.z_prior.mean.table() + 0.5)
+    offset = torch.floor(codec.z_prior.mean.table() + 0.5).clamp(-Z_LIMIT, Z_LIMIT)
     bias = torch.floor(codec.h_s.level.table() * 2**STREAM_BITS + 0.5).clamp(-512, 511)
     return {
         "z_table.u8": numpy_of(index).astype("|u1").tobytes(),

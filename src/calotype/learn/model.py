@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from calotype.bundle import Z_LIMIT
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import round_half_up
 from calotype.learn.parts import assembled, of_step
 from calotype.learn.prior import HyperPrior, HyperSynthesis, RateAware, StepPrior, bits, sigma_of
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
 from calotype.manifest import LEVELS
-from calotype.prior import Z_LIMIT
 from calotype.quantise import BITS_PER_SQUARED_STEP
 from calotype.steps import spans_of
 

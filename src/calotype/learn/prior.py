@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from calotype.bundle import Z_LIMIT
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import STREAM, DyadicBlock, DyadicConv, round_half_up, stream, to_grid
 from calotype.learn.parts import places
 from calotype.learn.transforms import LevelVector, shuffle
-from calotype.prior import Z_LIMIT
 
 SIGMA_MIN, SIGMA_MAX, SIGMA_COUNT = 0.11, 256.0, 64
 LOG_SIGMA_STEP = math.log(SIGMA_MAX / SIGMA_MIN) / (SIGMA_COUNT - 1)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from calotype.bundle import Bundle
 from calotype.coding import Tables
-from calotype.learn.dyadic import STREAM_BITS, set_exact
+from calotype.learn.dyadic import STREAM_BITS, keep_rounded
 from calotype.learn.model import Codec, lambda_of
 from calotype.learn.restore import codec_of
 from calotype.tiling import Window
@@ -41,12 +41,12 @@ SEED = 0
 @lru_cache(maxsize=2)
 def _frozen(bundle: Bundle) -> Codec:
     codec = codec_of(bundle).requires_grad_(requires_grad=False)
-    set_exact(codec, exact=False)  # what a bundle holds is rounded already
+    keep_rounded(codec)
     return codec
 
 
 def draw(v: Tensor, temperature: float, noise: float, random: torch.Generator) -> Tensor:
-    """A value between floor(v) and ceil(v): of what is nearer the more, the colder; logistic noise moves it."""
+    """A value between floor(v) and ceil(v), the colder the closer to the nearer one; its logit gets logistic noise."""
     low = torch.floor(v.detach())
     above = (v - low).clamp(1e-3, 1 - 1e-3)
     uniform = torch.rand(v.shape, generator=random).clamp(1e-6, 1 - 1e-6)
