@@ -107,11 +107,14 @@ class DyadicConv(nn.Module):
         """Weight and bias as the decoder has them, with the gradients of the trained ones; those if not `exact`."""
         if not self.exact:
             return self.weight, self.bias
+        weight, bias = self.rounded()
+        return self.weight + (weight - self.weight).detach(), self.bias + (bias - self.bias).detach()
+
+    def rounded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias as the decoder has them, without a gradient."""
         k, b, s = self.integers()
         scale = 2.0**-s
-        exact = k * scale.reshape(-1, *[1] * (k.ndim - 1))
-        weight = self.weight + (exact - self.weight).detach()
-        return weight, self.bias + (b * scale * 2.0**-self.in_bits - self.bias).detach()
+        return k * scale.reshape(-1, *[1] * (k.ndim - 1)), b * scale * 2.0**-self.in_bits
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.parts()
@@ -135,10 +138,7 @@ def keep_rounded(net: nn.Module) -> None:
     """Give a network's dyadic layers the weights that a decoder has, once for all: they are not rounded again."""
     for layer in net.modules():
         if isinstance(layer, DyadicConv):
-            k, b, s = layer.integers()
-            scale = 2.0**-s
-            layer.weight.data = k * scale.reshape(-1, *[1] * (k.ndim - 1))
-            layer.bias.data = b * scale * 2.0**-layer.in_bits
+            layer.weight.data, layer.bias.data = layer.rounded()
             layer.exact = False
 
 

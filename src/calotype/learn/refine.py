@@ -29,7 +29,8 @@ from calotype.tiling import Window
 Floats = NDArray[np.float32]
 
 Y_RATE, Z_RATE = 0.04, 0.02
-"""Of 50 steps; n have sqrt(50 / n) of it."""
+RATE_STEPS = 50
+"""The rates are of so many steps; n have sqrt(50 / n) of them."""
 LAST_RATE = 0.1
 """A cosine leads the rates from their start to this part of it."""
 TEMPERATURES = (0.5, 0.2)
@@ -137,13 +138,14 @@ def refine(bundle: Bundle, window: Window, z: Floats, level: int, iterations: in
     y_part = np.ascontiguousarray(window.y[:, window.inner[0], window.inner[1]])
     latents = y, z_ = [torch.tensor(v)[None].requires_grad_() for v in (y_part, z)]
     descent = torch.optim.Adam([{"params": [v]} for v in latents], betas=(0.9, 0.99))
+    rates = [rate * math.sqrt(RATE_STEPS / iterations) for rate in (Y_RATE, Z_RATE)]
     warmest, coldest = TEMPERATURES
     for i in range(iterations):
         part = i / max(1, iterations - 1)
         temperature, noise = warmest * (coldest / warmest) ** part, NOISE * (1 - part)
         fall = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * part)) / 2
-        for group, rate in zip(descent.param_groups, (Y_RATE, Z_RATE), strict=True):
-            group["lr"] = rate * fall * (50 / iterations) ** 0.5
+        for group, rate in zip(descent.param_groups, rates, strict=True):
+            group["lr"] = rate * fall
         loss = objective(y, z_, lambda v, t=temperature, n=noise: draw(v, t, n, random))
         y.grad, z_.grad = torch.autograd.grad(loss, latents)
         descent.step()
