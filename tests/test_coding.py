@@ -75,7 +75,7 @@ def test_quiet_tables(photo_model: Bundle, pairs: list[tuple[int, int]], quiet: 
     symbols, index = (np.array([p[i] for p in pairs], d) for i, d in ((0, np.int32), (1, np.uint8)))
     if skips:
         symbols[np.isin(index, list(quiet))] = 0
-    assert tables.are_quiet(symbols, index) >= skips
+    assert tables.quietened(symbols, index)[1] >= skips
     encoder = Encoder(tables, skips=skips)
     encoder.push(symbols, index)
     for decoder in (Decoder(tables, encoder.words()), slow := SlowDecoder(tables, encoder.words())):
@@ -95,10 +95,12 @@ def test_zeros_under_quiet_tables_take_no_words(photo_model: Bundle) -> None:
 
 def test_what_is_quietened(photo_model: Bundle) -> None:
     tables, index = with_quiet(photo_model.tables, {0}), np.array([0, 0, 0, 0, 1], np.uint8)
-    symbols = tables.quietened(np.array([0, 2, -1, 3, 1], np.int32), index)
-    assert symbols.tolist() == [0, 0, 0, 3, 1]
-    assert not tables.are_quiet(symbols, index)
-    assert tables.are_quiet(symbols[[0, 1, 4]], index[[0, 1, 4]])
+    given = np.array([0, 2, -1, 3, 1], np.int32)
+    symbols, quiet = tables.quietened(given, index)
+    assert (symbols.tolist(), quiet) == ([0, 0, 0, 3, 1], False)
+    symbols, quiet = tables.quietened(given[[0, 1, 4]], index[[0, 1, 4]])
+    assert (symbols.tolist(), quiet) == ([0, 0, 1], True)
+    assert given.tolist() == [0, 2, -1, 3, 1]
 
 
 def test_reaches_the_entropy(photo_model: Bundle, rng: np.random.Generator) -> None:

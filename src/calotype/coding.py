@@ -70,18 +70,18 @@ class Tables:
         """Whether words begin with a symbol that says whether they skip quiet tables."""
         return bool(self.quiet.any())
 
-    def are_quiet(self, symbols: IntArray, index: NDArray[np.uint8]) -> bool:
-        """Whether all symbols under quiet tables are 0."""
-        places = np.flatnonzero(symbols != 0)
-        return not self.quiet.take(index[places]).any()
+    def quietened(self, symbols: IntArray, index: NDArray[np.uint8]) -> tuple[IntArray, bool]:
+        """Symbols of which those near 0 under quiet tables are made 0, so few that the error hardly counts.
 
-    def quietened(self, symbols: IntArray, index: NDArray[np.uint8]) -> IntArray:
-        """Symbols of which those near 0 under quiet tables are made 0: so few that the error hardly counts."""
+        Returns:
+            The symbols, and whether all under quiet tables are 0 now.
+        """
         places = np.flatnonzero(symbols != 0)
         places = places[self.quiet.take(index[places])]
+        near = np.abs(symbols[places]) <= MOST_QUIETENED
         symbols = symbols.copy() if places.size else symbols
-        symbols[places[np.abs(symbols[places]) <= MOST_QUIETENED]] = 0
-        return symbols
+        symbols[places[near]] = 0
+        return symbols, bool(near.all())
 
     def sounding(self, index: NDArray[np.uint8]) -> NDArray[np.intp]:
         """The places whose tables are not quiet."""

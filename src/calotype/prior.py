@@ -49,10 +49,15 @@ def _z_tables(runtime: Runtime, level: int, shape: tuple[int, ...]) -> tuple[Ind
 
 @dataclass(frozen=True)
 class Chosen:
-    """What an encoder chose for a tile: latents, and symbols (n,) with table indices (n,) of z and of each step."""
+    """What an encoder chose for a tile: latents, and symbols (n,) with table indices (n,) of z and of each step.
+
+    Attributes:
+        skips: Whether all symbols under quiet tables are 0, so that the words may skip them.
+    """
 
     latents: Latents
     parts: list[tuple[Ints, Indices]]
+    skips: bool
 
 
 def choose(
@@ -77,7 +82,7 @@ def choose(
     z = runtime.hyper_analyse(y) if z is None else z
     z_hat = np.clip(np.rint(z), -Z_LIMIT, Z_LIMIT).astype(np.int16)
     z_index, z_offset = _z_tables(runtime, level, z_hat.shape)
-    z_symbols = tables.quietened((z_hat - z_offset).astype(np.int32).ravel(), z_index)
+    z_symbols, skips = tables.quietened((z_hat - z_offset).astype(np.int32).ravel(), z_index)
     z_hat = (z_symbols.reshape(z_hat.shape) + z_offset).astype(np.int16)
     parts = [(z_symbols, z_index)]
     features = runtime.features(z_hat, level)
@@ -88,17 +93,17 @@ def choose(
         chosen = index[coded]
         residual = (y.ravel()[part.elements[coded]] - values[coded] * EIGHTH).astype(np.float32)
         symbols = np.clip(quantiser(residual, chosen, tables), -SYMBOL_LIMIT, SYMBOL_LIMIT)
-        symbols = tables.quietened(symbols, chosen)
+        symbols, quiet = tables.quietened(symbols, chosen)
+        skips &= quiet
         values[coded] += 8 * symbols
         y8.ravel()[part.elements] = values
         parts.append((symbols, chosen))
-    return Chosen(Latents(z_hat, y8), parts)
+    return Chosen(Latents(z_hat, y8), parts, skips)
 
 
 def words_of(runtime: Runtime, chosen: Chosen) -> bytes:
     """Latents' checksum and words of a tile."""
-    tables = runtime.bundle.tables
-    encoder = Encoder(tables, skips=all(tables.are_quiet(*part) for part in chosen.parts))
+    encoder = Encoder(runtime.bundle.tables, skips=chosen.skips)
     for symbols, index in reversed(chosen.parts):
         encoder.push(symbols, index)
     return struct.pack("<I", chosen.latents.checksum()) + encoder.words()
