@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from typer.testing import CliRunner, Result
 
 import calotype
+from calotype import codec
 from calotype.cli import app, files, main
 from calotype.cli.pictures import FORMATS
 from conftest import raw_png
@@ -399,9 +400,9 @@ def test_what_is_no_calo_file(calo: Path) -> None:
 
 
 def test_a_mistake_in_the_program_does_not_end_a_batch(calo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calotype, "encode", lambda image, **_: {}[image.size])
+    monkeypatch.setattr(codec, "encode_picture", lambda picture, **_: {}[picture.samples.shape])
     result = run("encode", "a.png", "a.png", "-o", "out", "--lossless", code=1)
-    assert "a.png: unexpected KeyError: (90, 70)" in result.stderr
+    assert "a.png: unexpected KeyError: (70, 90, 3)" in result.stderr
 
 
 def test_names_cannot_steer_the_terminal(folder: Path) -> None:

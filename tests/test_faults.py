@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import calotype
-from calotype import whole
+from calotype import codec, whole
 from calotype.archive import Archive, ArchiveWriter
 from calotype.cli import app, files
 from conftest import ROOT
@@ -158,13 +158,13 @@ def test_full_disk_while_saving_a_model_or_a_checkpoint(noise: Path) -> None:
 
 
 def test_a_picture_that_goes_while_it_is_encoded(noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode = calotype.encode
+    encode = codec.encode_picture
 
     def encode_and_lose(*args: object, **options: object) -> bytes:
         Path("a.png").unlink()
         return encode(*args, **options)
 
-    monkeypatch.setattr(calotype, "encode", encode_and_lose)
+    monkeypatch.setattr(codec, "encode_picture", encode_and_lose)
     run("encode", "-r", ".", "-o", "out", "--lossless")
     assert calotype.info(Path("out/a.calo").read_bytes()).lossless
 

@@ -5,6 +5,7 @@ import mmap
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from calotype.errors import DamagedFile, InputError, LimitExceeded, OptionError
 from calotype.learn.export import family, members
 from calotype.learn.model import Codec
 from calotype.pixels import reduced, to_unit
+from calotype.prior import Latents, decode_tile
 from conftest import psnr_db
 from test_learn import CARD, SMALL
 
@@ -204,6 +206,21 @@ def test_a_region_reads_only_its_tiles(picture: Image.Image, tmp_path: Path) -> 
         calotype.decode(view, region=(450, 400, 10, 10))
     with pytest.raises(DamagedFile):
         calotype.decode(damaged[:-1], region=(0, 0, 60, 60))
+
+
+def test_a_region_of_512_pixels_takes_four_tiles_at_most(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = calotype.encode(photo.resize((1728, 1728)), quality=0, effort=1)
+    tiles = list[int]()
+
+    def counted(*args: Any) -> Latents:
+        tiles.append(1)
+        return decode_tile(*args)
+
+    monkeypatch.setattr("calotype.decoder.decode_tile", counted)
+    for x, y, expected in ((608, 608, 1), (32, 33, 2), (607, 600, 4), (575, 559, 4), (300, 900, 4), (1216, 1216, 1)):
+        tiles.clear()
+        calotype.decode(data, region=(x, y, 512, 512))
+        assert len(tiles) == expected, (x, y)
 
 
 @pytest.mark.usefixtures("small_tiles")

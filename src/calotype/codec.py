@@ -50,17 +50,17 @@ def small_model_of(bundle: TextbookBundle) -> Model:
     return Model(bundle)
 
 
-def _from_any(image: Images, *, strip: bool, channels: int | None = None) -> Picture:
+def picture_of(image: Images, model: ModelFile | None, *, strip: bool = False) -> Picture:
+    """A picture as people have it, as a model codes it; without a model, as it is kept losslessly.
+
+    Raises:
+        InputError: If it is none, or no such picture can be coded.
+    """
     if isinstance(image, Image.Image):
         return pixels.from_image(image, strip=strip)
     if isinstance(image, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
-        return pixels.from_array(image, channels)
+        return pixels.from_array(image, model.manifest.channels if isinstance(model, Bundle) else None)
     raise InputError(f"a {type(image).__name__} is not a picture; give a PIL image or a numpy array")
-
-
-def _channels_of(model: ModelFile) -> int | None:
-    """How many channels a photo codec's model has."""
-    return model.manifest.channels if isinstance(model, Bundle) else None
 
 
 def _check_effort(effort: int) -> None:
@@ -110,15 +110,21 @@ def encode(
     """
     _check_effort(effort)
     rate = Rate.of({"quality": quality, "bpp": bpp, "size": size, "psnr": psnr}, lossless=lossless)
-    if lossless:
-        return encode_lossless(_from_any(image, strip=strip), effort)
-    found = library.find_any(model)
-    picture = _from_any(image, strip=strip, channels=_channels_of(found))
+    found = None if lossless else library.find_any(model)
+    return encode_picture(picture_of(image, found, strip=strip), found, rate, effort=effort, head=head)
+
+
+def encode_picture(
+    picture: Picture, model: ModelFile | None, rate: Rate, *, effort: int = DEFAULT_EFFORT, head: str | None = None
+) -> bytes:
+    """As `encode`, of what `picture_of` gave for the same model, or for None to code without loss."""
+    if model is None:
+        return encode_lossless(picture, effort)
     most_bytes = rate.most_bytes(picture.samples.shape[0] * picture.samples.shape[1])
-    index = 0 if head is None else _head_named(found, head)
-    if isinstance(found, TextbookBundle):
-        return rate.reached_by(ImageCoder.of(picture, small_model_of(found)), most_bytes)
-    coder = PictureCoder.of(picture, runtime_of(photo(found)), effort, index)
+    index = 0 if head is None else _head_named(model, head)
+    if isinstance(model, TextbookBundle):
+        return rate.reached_by(ImageCoder.of(picture, small_model_of(model)), most_bytes)
+    coder = PictureCoder.of(picture, runtime_of(photo(model)), effort, index)
     learned = partial(rate.reached_by, coder, most_bytes)
     return or_lossless(coder, learned, most_bytes=most_bytes, may_grow=rate.name == "quality")
 
@@ -258,7 +264,7 @@ def latents(image_or_data: Images | bytes, *, quality: float = DEFAULT_QUALITY, 
     else:
         Rate.of({"quality": quality})
         bundle = library.find(model)
-        picture = _from_any(image_or_data, strip=False, channels=bundle.manifest.channels)
+        picture = picture_of(image_or_data, bundle)
         data = PictureCoder.of(picture, runtime_of(bundle), DEFAULT_EFFORT).at_level(level_of(quality))
     whole = container.unpack(data, MAX_PIXELS)
     if whole.header.coding is None:

@@ -24,8 +24,8 @@ from calotype.threads import pool
 from calotype.tiling import Box, boxes, padded
 from calotype.wire import Reader
 
-WINDOW_PX = 1024
-"""The side of what is synthesised at a time; a picture of a single tile is synthesised in one piece."""
+WINDOW_PX = 576
+"""The side of what is synthesised at a time, a usual tile's; a picture of one tile is synthesised in one piece."""
 LOOKAHEAD = 3
 """So many windows' tiles are decoded at a time."""
 PREVIEW_SCALE = 16

@@ -22,10 +22,11 @@ from calotype.threads import pool
 from calotype.tiling import Box, Floats, boxes, padded
 from calotype.wire import pack_varint
 
-TILE_PX = 512
+TILE_PX = 576
+"""A region of 512 pixels, and the 32 around it that `photo` looks at, never meets three tiles in a row."""
 LARGEST_TILE_PX = 1024
-BLOCK_PX = 1024
-"""The side of what is analysed at a time, a multiple of the tiles'."""
+BLOCK_PX = TILE_PX
+"""The side of what is analysed at a time, a multiple of the tiles'; twice that saves 3% of the time, for 200 MB."""
 ALPHA_METHOD = 4
 
 FLAT_SHARE = 0.4
@@ -38,7 +39,7 @@ QUICK_EFFORT = 2
 
 
 def _tile_px(height: int, width: int) -> int:
-    """512, but a picture that fits into one tile of 1024 gets one."""
+    """576, but a picture that fits into one tile of 1024 gets one."""
     side = padded(max(height, width))
     return side if side <= LARGEST_TILE_PX else TILE_PX
 

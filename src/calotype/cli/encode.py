@@ -9,19 +9,20 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import numpy as np
 import typer
 
 import calotype
-from calotype import library
+from calotype import codec, library
 from calotype.bundle import Bundle, ModelFile
 from calotype.cli import batch, files, options, pictures
 from calotype.cli.console import note_preview
-from calotype.codec import DEFAULT_EFFORT, MAX_PIXELS, Images
+from calotype.codec import DEFAULT_EFFORT, MAX_PIXELS
 from calotype.errors import CalotypeError
-from calotype.pixels import STRIP_ROWS, as_grey, from_array, from_image
+from calotype.pixels import STRIP_ROWS, Picture, as_grey, from_array
+from calotype.rate import Rate
 
 _UNITS = {"": 1, "k": 1000, "m": 1_000_000}
 
@@ -79,11 +80,12 @@ def encode(
     bundle = None if lossless else library.find_any(model)
     if bundle is not None and bundle.status == "preview" and not quiet:
         note_preview(bundle.name)
-    rate = {"quality": quality, "bpp": bpp, "size": size, "psnr": psnr, "lossless": lossless}
-    encoder = partial(calotype.encode, **rate, effort=effort, head=head, model=bundle, strip=strip)
-    verifier = partial(_verify, model=bundle, strip=strip, lossless=lossless) if verify else None
+    rate = Rate.of({"quality": quality, "bpp": bpp, "size": size, "psnr": psnr}, lossless=lossless)
     pages = lossless or model is not None  # else those of a document would become red, green and blue
-    work = partial(_encode, encoder=encoder, verifier=verifier, bundle=bundle, pages=pages, overwrite=overwrite)
+    reader = partial(_read, bundle=bundle, pages=pages, strip=strip)
+    encoder = partial(codec.encode_picture, model=bundle, rate=rate, effort=effort, head=head)
+    verifier = partial(_verify, model=bundle) if verify else None
+    work = partial(_encode, reader=reader, encoder=encoder, verifier=verifier, overwrite=overwrite)
     is_done = partial(files.is_done, is_whole=_is_whole) if resume else None
     with pictures.pixel_limit(max_pixels or None):
         batch.run(plan, work, threads=jobs, quiet=quiet, is_done=is_done)
@@ -98,49 +100,49 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
+def _read(stream: BinaryIO, *, bundle: ModelFile | None, pages: bool, strip: bool) -> tuple[Picture, bool]:
+    """A file's picture, and whether samples were cut. Pillow's copy of it ends here: it is larger than ours."""
+    image, cut = pictures.read_for(stream, bundle, pages=pages)
+    return codec.picture_of(image, bundle, strip=strip), cut
+
+
 def _encode(
     job: files.Job,
     *,
-    encoder: Callable[[Images], bytes],
-    verifier: Callable[[bytes, Images], str] | None,
-    bundle: ModelFile | None,
-    pages: bool,
+    reader: Callable[[BinaryIO], tuple[Picture, bool]],
+    encoder: Callable[[Picture], bytes],
+    verifier: Callable[[bytes, Picture], str] | None,
     overwrite: bool,
 ) -> batch.Made:
     files.check_target(job, overwrite=overwrite)
     with files.opened(job.source) as stream:
-        image, cut = pictures.read_for(stream, bundle, pages=pages)
+        picture, cut = reader(stream)
         start = perf_counter()
-        data = encoder(image)
+        data = encoder(picture)
         seconds = perf_counter() - start
-        notes = [verifier(data, image)] if verifier is not None else []
+        notes = [verifier(data, picture)] if verifier is not None else []
         if len(data) > stream.seek(0, os.SEEK_END):
             notes.append("larger than the input")
     if cut:
         notes.append("colour of over 8 bits a sample read as 8")
     files.write(job, data)
-    return batch.Made(len(data), _area_px(image), seconds, tuple(notes))
+    return batch.Made(len(data), picture.samples[:, :, 0].size, seconds, tuple(notes))
 
 
-def _area_px(image: Images) -> int:
-    return image.shape[0] * image.shape[1] if isinstance(image, np.ndarray) else image.width * image.height
-
-
-def _verify(data: bytes, image: Images, *, model: ModelFile | None, strip: bool, lossless: bool) -> str:
-    """Decode an encoded picture and say how near it comes.
+def _verify(data: bytes, wanted: Picture, *, model: ModelFile | None) -> str:
+    """Decode an encoded picture, with a model or losslessly, and say how near it comes.
 
     Raises:
         CalotypeError: If it is not what was encoded.
     """
     channels = model.manifest.channels if isinstance(model, Bundle) else None
-    wanted = from_array(image, channels) if isinstance(image, np.ndarray) else from_image(image, strip=strip)
     if channels == 1:
         wanted = as_grey(wanted)
     got = from_array(calotype.decode_array(data, max_pixels=None, model=model), channels)
     a, b = wanted.samples, got.samples
     same_form = a.shape == b.shape and a.dtype == b.dtype
     same_alpha = np.array_equal(np.asarray(wanted.alpha), np.asarray(got.alpha))
-    if not (same_form and same_alpha) or (lossless and not np.array_equal(a, b)):
+    if not (same_form and same_alpha) or (model is None and not np.array_equal(a, b)):
         raise CalotypeError("does not decode to what was encoded: nothing is written")
     strips = (slice(top, top + STRIP_ROWS) for top in range(0, len(a), STRIP_ROWS))
     error = sum(float(np.square(np.subtract(a[s], b[s], dtype=np.float32)).sum(dtype=np.float64)) for s in strips)
