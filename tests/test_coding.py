@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from constriction import stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import calotype
+from calotype import rans
 from calotype.bundle import Bundle
 from calotype.coding import Decoder, Encoder, Tables
 from calotype.errors import DamagedFile
@@ -45,6 +51,48 @@ class SlowDecoder:
             for place in escapes:
                 out[place] = self.symbol(np.full(65536, 256)) - 32768
         return out
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 8), max_size=40), max_size=5), st.integers(0, 2**32 - 1))
+def test_the_stack_in_python_makes_the_words_of_constriction(parts: list[list[int]], seed: int) -> None:
+    frequencies = np.floor(np.random.default_rng(seed).dirichlet(np.full(9, 0.3)) * ((1 << 24) - 9))
+    frequencies[0] += (1 << 24) - 9 - frequencies.sum()
+    noise = np.random.default_rng(seed).integers(1, 1 << 32, 1 + seed % 3, np.uint32)
+    modules = ((stream.stack.AnsCoder, stream.model), (rans.AnsCoder, rans))
+    words, popped = list[list[int]](), list[list[list[int]]]()
+    for coder_class, models in modules:
+        some, even = models.Categorical(frequencies, perfect=False), models.Uniform(1 << 16)
+        coder = coder_class()
+        for part in parts:
+            coder.encode_reverse(np.array(part, np.int32), some)
+            coder.encode_reverse(np.array(part, np.int32) * 7001, even)
+        words.append(coder.get_compressed().tolist())
+        assert coder.clone().get_compressed().tolist() == words[-1]
+        again = coder_class(np.array(words[-1], np.uint32))
+        popped.append([again.decode(model, len(part)).tolist() for part in parts[::-1] for model in (even, some)])
+        assert again.is_empty()
+        drawing = coder_class(noise)
+        popped[-1] += [drawing.decode(some, 50).tolist(), drawing.get_compressed().tolist()]
+    assert words[0] == words[1]
+    assert popped[0] == popped[1]
+
+
+def test_files_are_the_same_without_constriction() -> None:
+    golden = Path(__file__).parent / "golden"
+    code = """
+import sys
+sys.modules["constriction"] = None
+import calotype
+from PIL import Image
+data = open(sys.argv[1], "rb").read()
+image = calotype.decode(data)
+sys.stdout.buffer.write(calotype.encode(image.crop((0, 0, 128, 64)), quality=90))
+"""
+    path = str(golden / "astronaut-q20.calo")
+    got = subprocess.run([sys.executable, "-c", code, path], capture_output=True, check=True).stdout
+    image = calotype.decode(Path(path).read_bytes())
+    assert got == calotype.encode(image.crop((0, 0, 128, 64)), quality=90)
 
 
 @settings(max_examples=30, deadline=None)

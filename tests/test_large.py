@@ -30,10 +30,9 @@ REGIONS = [(0, 0, 1, 1), (120, 130, 200, 90), (128, 128, 128, 128), (0, 256, 500
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of 128 pixels, in blocks and windows of 256, so that a small picture counts as large."""
+    """Tiles of 128 pixels, in windows of 256, so that a small picture counts as large."""
     monkeypatch.setattr("calotype.encoder.LARGEST_TILE_PX", 64)
     monkeypatch.setattr("calotype.encoder.TILE_PX", 128)
-    monkeypatch.setattr("calotype.encoder.BLOCK_PX", 256)
     monkeypatch.setattr("calotype.decoder.WINDOW_PX", 256)
 
 
@@ -88,26 +87,25 @@ def test_windows_leave_no_seam(picture: Image.Image, monkeypatch: pytest.MonkeyP
         assert np.abs(in_windows.astype(int) - in_one_piece).max() <= 1
 
 
-def test_blocks_analyse_as_one_piece_does(
-    picture: Image.Image, small_tiles: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_blocks = calotype.latents(picture)
-    monkeypatch.setattr("calotype.encoder.BLOCK_PX", 4096)
+@pytest.mark.usefixtures("small_tiles")
+def test_tiles_analyse_as_one_piece_does(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_tiles = calotype.latents(picture)
+    monkeypatch.setattr("calotype.encoder.HALO_PX", 4096)
     in_one_piece = calotype.latents(picture)
-    different = np.mean([np.mean(a.y8 != b.y8) for a, b in zip(in_blocks, in_one_piece, strict=True)])
+    different = np.mean([np.mean(a.y8 != b.y8) for a, b in zip(in_tiles, in_one_piece, strict=True)])
     assert different < 1e-3
 
 
 @pytest.mark.usefixtures("small_tiles")
-def test_searched_blocks_cost_no_more_than_one_piece(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_are_searched_as_in_one_piece(picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     def cost(data: bytes) -> tuple[float, float]:
         return len(data), psnr_db(picture, calotype.decode(data))
 
-    blocks_bytes, blocks_db = cost(calotype.encode(picture, quality=40, effort=4))
-    monkeypatch.setattr("calotype.encoder.BLOCK_PX", 4096)
+    tiles_bytes, tiles_db = cost(calotype.encode(picture, quality=40, effort=4))
+    monkeypatch.setattr("calotype.encoder.HALO_PX", 4096)
     piece_bytes, piece_db = cost(calotype.encode(picture, quality=40, effort=4))
-    assert blocks_bytes < 1.005 * piece_bytes
-    assert blocks_db > piece_db - 0.02
+    assert tiles_bytes < 1.005 * piece_bytes
+    assert tiles_db > piece_db - 0.02
 
 
 @pytest.mark.usefixtures("small_tiles")

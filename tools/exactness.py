@@ -11,7 +11,7 @@ import json
 import platform
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +82,13 @@ def _others(bundle: Bundle) -> dict[str, Decoder]:
     }
 
 
+def _version(name: str) -> str:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"no {name}"
+
+
 def digest(tiles: list[Latents]) -> str:
     """As tests/golden/make.py writes it."""
     import hashlib
@@ -99,7 +106,7 @@ def main() -> None:
     decoders = _sessions(bundle)
     if parser.parse_args().only is None:
         decoders |= _others(bundle)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "onnxruntime", "constriction", "Pillow"))
+    versions = ", ".join(map(_version, ("numpy", "onnxruntime", "constriction", "Pillow")))
     print(f"{platform.machine()}, Python {platform.python_version()}, {versions}\n")
     print("| decoder | files | latents | equal |\n|---|---|---|---|")
     exact = True

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
 from numpy.typing import NDArray
 
 from calotype.errors import DamagedFile
 from calotype.lazy import cached_property
+from calotype.rans import PRECISION_BITS
 
-PRECISION_BITS = 24
+if TYPE_CHECKING:
+    from calotype.rans import AnsCoder, Categorical, Uniform
+else:
+    try:
+        from constriction import stream
+
+        AnsCoder, Categorical, Uniform = stream.stack.AnsCoder, stream.model.Categorical, stream.model.Uniform
+    except ModuleNotFoundError:  # as on Linux on ARM, for which there is no wheel
+        from calotype.rans import AnsCoder, Categorical, Uniform
+
 SYMBOL_LIMIT = 32767
 ESCAPE_VALUES = 1 << 16
 MAX_RADIUS = 4095
@@ -20,8 +29,8 @@ MOST_QUIETENED = 2
 
 IntArray = NDArray[np.int32]
 Indices = NDArray[np.uint8] | NDArray[np.uint16]
-_ESCAPE: Any = stream.model.Uniform(ESCAPE_VALUES)
-_SKIPS: Any = stream.model.Uniform(2)
+_ESCAPE = Uniform(ESCAPE_VALUES)
+_SKIPS = Uniform(2)
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,8 @@ class Table:
     quiet: bool = False
 
     @cached_property
-    def model(self) -> Any:
-        """The same frequencies for constriction."""
+    def model(self) -> Categorical:
+        """The same frequencies for the coder."""
         return _exact_model(self.frequencies)
 
     @cached_property
@@ -112,18 +121,18 @@ class Family:
     """
 
     frequencies: NDArray[np.uint32]
-    _models: dict[int, Any] = field(default_factory=dict[int, Any], repr=False)
+    _models: dict[int, Categorical] = field(default_factory=dict[int, Categorical], repr=False)
 
-    def model(self, t: int) -> Any:
-        """Table t for constriction; made once."""
+    def model(self, t: int) -> Categorical:
+        """Table t for the coder; made once."""
         if t not in self._models:
             self._models[t] = _exact_model(self.frequencies[t])
         return self._models[t]
 
 
-def _exact_model(frequencies: NDArray[np.uint32]) -> Any:
+def _exact_model(frequencies: NDArray[np.uint32]) -> Categorical:
     """The same frequencies for constriction, which keeps q as it is if given q - 1 and the q sum to 2^24."""
-    return stream.model.Categorical((frequencies - 1).astype(np.float64), perfect=False)
+    return Categorical((frequencies - 1).astype(np.float64), perfect=False)
 
 
 def _groups(index: Indices) -> tuple[NDArray[np.intp], list[tuple[int, int, int]]]:
@@ -144,7 +153,7 @@ class Encoder:
 
     def __init__(self, tables: Tables, *, skips: bool = False) -> None:
         self.tables, self._skips = tables, skips and tables.any_quiet
-        self._coder = stream.stack.AnsCoder()
+        self._coder = AnsCoder()
 
     def push(self, symbols: IntArray, index: NDArray[np.uint8]) -> None:
         """Push symbols (n,) within +-32767 under tables index (n,)."""
@@ -249,19 +258,19 @@ class Stack:
         _check_empty(self._coder)
 
 
-def _coder_of(words: bytes | memoryview) -> Any:
+def _coder_of(words: bytes | memoryview) -> AnsCoder:
     if len(words) % 4:
         raise DamagedFile(f"{len(words)} bytes of words are not a multiple of 4")
     array = np.frombuffer(words, "<u4").astype(np.uint32)
     if array.size and array[-1] == 0:
         raise DamagedFile("the last word is 0")
-    return stream.stack.AnsCoder(array)
+    return AnsCoder(array)
 
 
-def _bytes_of(coder: Any) -> bytes:
+def _bytes_of(coder: AnsCoder) -> bytes:
     return coder.get_compressed().astype("<u4").tobytes()
 
 
-def _check_empty(coder: Any) -> None:
+def _check_empty(coder: AnsCoder) -> None:
     if not coder.is_empty():
         raise DamagedFile("the rANS state does not end where it began")

@@ -14,11 +14,10 @@ import numpy as np
 
 from calotype.bundle import Bundle
 from calotype.errors import OptionError
-from calotype.manifest import HALO_PX
 from calotype.prior import Chosen, choose
 from calotype.quantise import BITS_PER_SQUARED_STEP, Quantiser, rate_aware, round_to_nearest
 from calotype.runtime import Runtime
-from calotype.tiling import Box, Floats, Window, padded, window_around
+from calotype.tiling import Box, Floats, Window, padded
 
 ROUNDS = {3: 1, 4: 2}
 """Corrections of y at an effort; more of them, and more weights, gained less than 0.05%."""
@@ -30,9 +29,9 @@ ITERATIONS = {7: 50, 8: 150, 9: 500}
 
 @dataclass(frozen=True)
 class Attempt:
-    """Choices for each tile, with the picture's latent that they stand for and their cost in bits."""
+    """Choices for a tile, with the latent and the picture that they stand for, and their cost in bits."""
 
-    tiles: list[Chosen]
+    chosen: Chosen
     y_hat: Floats
     x_hat: Floats
     cost_bits: float
@@ -40,13 +39,13 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Task:
-    """A picture, or a block of one with what surrounds it, to be coded at a level.
+    """A tile of a picture, with what surrounds it as far as it matters, to be coded at a level.
 
     Attributes:
         runtime: The model's networks.
-        x: The picture (c, h, w), padded.
-        size_px: Its height and width without padding.
-        boxes: The tiles to be coded. What surrounds them counts as coded without loss.
+        x: The pixels (c, h, w), padded.
+        size_px: Their height and width without padding.
+        box: Where the tile lies among them. What surrounds it counts as coded without loss.
         level: 0..255.
         y: What the analysis makes of x (m, h/16, w/16).
     """
@@ -54,60 +53,56 @@ class Task:
     runtime: Runtime
     x: Floats
     size_px: tuple[int, int]
-    boxes: list[Box]
+    box: Box
     level: int
     y: Floats
 
-    def chosen(self, y: Floats, quantiser: Quantiser, z: list[Floats] | None = None) -> Iterator[Chosen]:
-        """Choices for each tile of y; z of each tile is that of the hyper-analysis of the picture if not given."""
-        for i, box in enumerate(self.boxes):
-            part = np.ascontiguousarray(y[_place(box)])
-            z_part = self.hyper(box) if z is None else z[i]
-            yield choose(self.runtime, part, self.level, (box.height, box.width), quantiser, z_part)
+    @property
+    def place(self) -> tuple[slice, slice, slice]:
+        """Where the tile lies in y."""
+        box = self.box
+        return slice(None), *Box(box.top, box.left, padded(box.height), padded(box.width)).slices(16)
 
-    def hyper(self, box: Box) -> Floats:
-        """Z of a tile, not yet rounded."""
-        return self.runtime.hyper_analyse(np.ascontiguousarray(self.y[_place(box)]))
+    def chosen(self, y: Floats, quantiser: Quantiser, z: Floats) -> Chosen:
+        """Choices for the tile, of y and of z."""
+        part = np.ascontiguousarray(y[self.place])
+        return choose(self.runtime, part, self.level, (self.box.height, self.box.width), quantiser, z)
 
-    def attempt(self, y: Floats, quantiser: Quantiser, z: list[Floats] | None = None) -> Attempt:
-        """Choices for every tile of y, and what they cost."""
-        tiles = list(self.chosen(y, quantiser, z))
-        y_hat = self.y.copy()
-        for box, tile in zip(self.boxes, tiles, strict=True):
-            y_hat[_place(box)] = tile.latents.y_hat
+    def hyper(self) -> Floats:
+        """Z of the tile, not yet rounded."""
+        return self.runtime.hyper_analyse(np.ascontiguousarray(self.y[self.place]))
+
+    def attempt(self, y: Floats, quantiser: Quantiser, z: Floats) -> Attempt:
+        """Choices for the tile, and what they cost."""
+        chosen, y_hat = self.chosen(y, quantiser, z), self.y.copy()
+        y_hat[self.place] = chosen.latents.y_hat
         x_hat = self.runtime.synthesise(y_hat, self.level)
-        error = sum(self._squared_error(x_hat, box) for box in self.boxes) / len(self.x)
+        inside = (slice(None), *self.box.slices())
+        missed = x_hat[inside].clip(-0.5, 0.5) - self.x[inside]
+        error = float(np.square(missed).sum(dtype=np.float64)) / len(self.x)
         worth_bits = self.runtime.bundle.manifest.lambda_of(self.level) * 255**2
         tables = self.runtime.bundle.tables
-        rate_bits = sum(float(tables.cost_bits(*part).sum()) for tile in tiles for part in tile.parts)
-        return Attempt(tiles, y_hat, x_hat, rate_bits + worth_bits * error)
-
-    def _squared_error(self, x_hat: Floats, box: Box) -> float:
-        inside = (slice(None), *box.slices())
-        return float(np.square(x_hat[inside].clip(-0.5, 0.5) - self.x[inside]).sum(dtype=np.float64))
+        rate_bits = sum(float(tables.cost_bits(*part).sum()) for part in chosen.parts)
+        return Attempt(chosen, y_hat, x_hat, rate_bits + worth_bits * error)
 
     def corrected(self, attempt: Attempt) -> Floats:
         """A latent nearer to what the synthesis needs: y_hat, moved by what the analysis finds missing in x_hat."""
         return attempt.y_hat + self.y - self.runtime.analyse(attempt.x_hat, self.level)
 
-    def window(self, box: Box, y: Floats) -> Window:
-        """A tile of a latent with what surrounds it."""
-        return window_around(self.x, y, self.size_px, box, HALO_PX)
+    def window(self, y: Floats) -> Window:
+        """The tile of another latent, with what surrounds it."""
+        height, width = self.size_px
+        return Window(np.ascontiguousarray(self.x[:, :height, :width]), y, self.place[1:])
 
 
-def _place(box: Box) -> tuple[slice, slice, slice]:
-    """Where a tile lies in y."""
-    return slice(None), *Box(box.top, box.left, padded(box.height), padded(box.width)).slices(16)
-
-
-def search(task: Task, effort: int) -> Iterator[Chosen]:
-    """Choices for each tile, as good as the effort allows."""
+def search(task: Task, effort: int) -> Chosen:
+    """Choices for the tile, as good as the effort allows."""
     if effort <= 2:
-        return task.chosen(task.y, rate_aware if effort == 2 else round_to_nearest)
+        return task.chosen(task.y, rate_aware if effort == 2 else round_to_nearest, task.hyper())
     best = _best(_corrections(task, effort))
     if effort in ITERATIONS:
         best = _best(iter([best, *_refinements(task, best, ITERATIONS[effort])]))
-    return iter(best.tiles)
+    return best.chosen
 
 
 def _best(attempts: Iterator[Attempt]) -> Attempt:
@@ -116,8 +111,7 @@ def _best(attempts: Iterator[Attempt]) -> Attempt:
 
 def _corrections(task: Task, effort: int) -> Iterator[Attempt]:
     """Attempts, each corrected by what the one before it missed, with each weight of an error."""
-    tried = min(effort, max(WEIGHTS))
-    z = [task.hyper(box) for box in task.boxes]
+    tried, z = min(effort, max(WEIGHTS)), task.hyper()
     for weight in WEIGHTS[tried]:
         quantiser, y = partial(rate_aware, bits_per_squared_step=weight), task.y
         for _ in range(ROUNDS[tried]):
@@ -129,16 +123,10 @@ def _corrections(task: Task, effort: int) -> Iterator[Attempt]:
 
 def _refinements(task: Task, best: Attempt, iterations: int) -> Iterator[Attempt]:
     """Attempts whose y and z were refined by gradient, from a corrected y on."""
-    refine = _refine()
-    y, z = task.corrected(best), list[Floats]()
-    out = task.y.copy()
-    for box in task.boxes:
-        out[_place(box)], refined_z = refine(
-            task.runtime.bundle, task.window(box, y), task.hyper(box), task.level, iterations
-        )
-        z.append(refined_z)
+    window, y = task.window(task.corrected(best)), task.y.copy()
+    y[task.place], z = _refine()(task.runtime.bundle, window, task.hyper(), task.level, iterations)
     for quantiser in (rate_aware, round_to_nearest):
-        yield task.attempt(out, quantiser, z)
+        yield task.attempt(y, quantiser, z)
 
 
 def _refine() -> Callable[[Bundle, Window, Floats, int, int], tuple[Floats, Floats]]:

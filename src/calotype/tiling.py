@@ -67,17 +67,6 @@ class Window:
     inner: tuple[slice, slice]
 
 
-def window_around(x: Floats, y: Floats, size_px: tuple[int, int], tile: Box, halo_px: int) -> Window:
-    """A tile with `halo_px` pixels, a multiple of 16, around it, of a padded picture x of `size_px` without padding."""
-    top, left = max(0, tile.top - halo_px), max(0, tile.left - halo_px)
-    bottom = min(x.shape[1], tile.top + padded(tile.height) + halo_px)
-    right = min(x.shape[2], tile.left + padded(tile.width) + halo_px)
-    seen = Box(top, left, bottom - top, right - left)
-    inner = Box(tile.top - top, tile.left - left, padded(tile.height), padded(tile.width))
-    pixels = x[:, top : min(bottom, size_px[0]), left : min(right, size_px[1])]
-    return Window(np.ascontiguousarray(pixels), y[(slice(None), *seen.slices(16))], inner.slices(16))
-
-
 def boxes(area: Box, side_px: int) -> Iterator[Box]:
     """Squares that an area falls into, cut at its right and bottom, in raster order."""
     for top in range(area.top, area.bottom, side_px):
