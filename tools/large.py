@@ -91,7 +91,7 @@ def measure(megapixels: float, folder: Path) -> None:
     print(encoding.row(f"encode {name}", megapixels), flush=True)
     decoding = cost_of([*COMMAND, "decode", "--quiet", "--overwrite", str(coded), str(decoded)])
     print(decoding.row(f"decode {name}", megapixels), flush=True)
-    corner = (side_px // 2) // TILE_PX * TILE_PX - REGION_PX // 2
+    corner = max(0, side_px // 2 // TILE_PX * TILE_PX - REGION_PX // 2)
     region = f"{corner},{corner},{REGION_PX},{REGION_PX}"
     area = REGION_PX**2 / 1e6
     part = str(folder / "part.png")
