@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from psutil import Process
+
 FOUND = Path(__file__).parent / "found"
 
 
@@ -64,25 +66,26 @@ def _guided(name: str, seconds: float, kept: Path) -> None:
     atheris.Fuzz()
 
 
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def _blind(name: str, seconds: float, seed: int) -> None:
     """Mutations of the corpus, without coverage; what memory they leave behind is calotype's, not a fuzzer's."""
     import mutations
     import targets
 
+    process = Process()
     rng, seeds = random.Random(seed), _seeds(name, targets.CORPUS)
-    counts, resident, begun = [0, 0], _resident_bytes(), time.monotonic()
-    while (elapsed := time.monotonic() - begun) < seconds:
-        warm = elapsed > seconds / 10
-        if warm and not counts[warm]:
-            resident = _resident_bytes()
-        _checked(name, mutations.signed(name, rng.choice(seeds), rng))
-        counts[warm] += 1
-    grown = (_resident_bytes() - resident) / max(1, counts[True])
-    print(f"{name}: {sum(counts)} executions, no coverage; {grown:.0f} bytes an input after the first tenth")
+
+    def executions(seconds: float) -> int:
+        count, until = 0, time.monotonic() + seconds
+        while time.monotonic() < until:
+            _checked(name, mutations.signed(name, rng.choice(seeds), rng))
+            count += 1
+        return count
+
+    settling = executions(seconds / 10)
+    settled_bytes = process.memory_info().rss
+    count = executions(seconds * 9 / 10)
+    grown = (process.memory_info().rss - settled_bytes) / max(1, count)
+    print(f"{name}: {settling + count} executions, no coverage; {grown:.0f} bytes an input after the first tenth")
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder.resolve()
     root, site = folder / "root", folder / "site"
-    if not root.exists():
+    if not (root / "usr/bin/python3.11").exists():
         fetch_system(root)
     describe_cpu(root)
     if not site.exists():

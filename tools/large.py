@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from calotype.encoder import TILE_PX
+
 COMMAND = [sys.executable, "-c", "from calotype.cli import main; main()"]
 REGION = """
 import mmap, sys
@@ -31,7 +33,7 @@ with open(sys.argv[1], "rb") as file:
 region = tuple(map(int, sys.argv[2].split(",")))
 print(timed(lambda: calotype.decode(view, region=region), 5)[1])
 """
-TILE_PX, REGION_PX = 576, 512
+REGION_PX = 512
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Crops of varying size, place and mode; learned and lossless by turns; every fifth file is damaged and decoded once more,
 for an error must not keep memory either. Prints resident memory as it goes and, at the end, its slope in bytes a
-picture after the first thousand. Linux only.
+picture after the first thousand.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from time import perf_counter
 
 import numpy as np
 from PIL import Image
+from psutil import Process
 
 import calotype
 from calotype.cli.pictures import is_picture
@@ -25,12 +26,6 @@ MOST_BYTES_A_PICTURE = 1024
 EVERY = 100
 MODES = ("RGB", "RGB", "L", "RGBA", "LA")
 SIDES_PX = (64, 200)
-PAGE_BYTES = 4096
-
-
-def resident_bytes() -> int:
-    """Memory that the process holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
 
 
 def slope(rows: list[tuple[int, int]]) -> float:
@@ -73,11 +68,12 @@ def main() -> None:
     args = parser.parse_args()
     pictures = [Image.open(path).convert("RGB") for path in sorted(args.pictures.rglob("*")) if is_picture(path)]
     pictures = [picture for picture in pictures if min(picture.size) >= SIDES_PX[1]]
+    process = Process()
     rng, rows, start = np.random.default_rng(0), list[tuple[int, int]](), perf_counter()
     for number in range(1, args.count + 1):
         once(crop(pictures, rng), number, rng)
         if number % EVERY == 0:
-            rows.append((number, resident_bytes()))
+            rows.append((number, process.memory_info().rss))
         if number % SETTLING == 0:
             print(f"{number} pictures  {rows[-1][1] / 1e6:.1f} MB  {perf_counter() - start:.0f} s", flush=True)
     grown = slope([row for row in rows if row[0] >= SETTLING])

@@ -6,6 +6,7 @@ J. Duda, "Asymmetric numeral systems" (2013); a state of 64 bits, words of 32, f
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -22,14 +23,14 @@ class Categorical:
     """Symbols of given frequencies, each less 1, which sum to 2^24 less their number."""
 
     def __init__(self, frequencies: NDArray[np.float64], *, perfect: bool) -> None:  # noqa: ARG002
-        self.starts = [0, *accumulate(int(q) + 1 for q in frequencies)]
+        self.starts: Sequence[int] = [0, *accumulate(int(q) + 1 for q in frequencies)]
 
 
 class Uniform:
     """Symbols 0 to n - 1, equally frequent; n is a power of two."""
 
     def __init__(self, n: int) -> None:
-        self.starts = list(range(0, (1 << PRECISION_BITS) + 1, (1 << PRECISION_BITS) // n))
+        self.starts: Sequence[int] = range(0, (1 << PRECISION_BITS) + 1, (1 << PRECISION_BITS) // n)
 
 
 class AnsCoder:
