@@ -23,7 +23,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import calotype
-from calotype import arrays, library, names, vessel
+from calotype import arrays, bands, bundle, library, names, vessel
 from calotype.archive import Archive, ArchiveWriter, Kind
 from calotype.cli import app
 from calotype.codec import DEFAULT_QUALITY, level_of
@@ -39,7 +39,7 @@ from calotype.errors import (
 )
 from calotype.small import small_model
 from calotype.vessel import Vessel
-from conftest import psnr_db
+from conftest import psnr_db, raw_png
 
 SIDE = 8
 
@@ -145,6 +145,9 @@ BAD_NAMES = [
     "COM1",
     "lpt9.tar.gz",
     "aux .txt",
+    "a\u2029b",
+    "gpj.\u202eexe",
+    "a\x85b",
 ]
 
 
@@ -154,6 +157,13 @@ def test_names_that_lead_elsewhere(name: str, tmp_path: Path, picture: bytes) ->
         writer.add_picture(name, picture)
     with pytest.raises(DamagedFile):
         names.checked(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["Shot 9.41\u202fPM.png", "\U0001f468\u200d\U0001f469.png", "a\xa0b", "\U0001fae9.png"]
+)
+def test_names_as_people_have_them(name: str) -> None:
+    assert names.check(name) == name
 
 
 _PLAIN = st.text(st.characters(categories=["L", "N", "P"], exclude_characters='\\:*?"'), min_size=1, max_size=20)
@@ -386,7 +396,8 @@ def test_a_folder_by_the_command_line(tmp_path: Path, small_photo: Image.Image) 
 def test_training_first(tmp_path: Path, small_photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[list[Path], float | None]] = []
 
-    def fake(sources: list[Path], out: Path, *, minutes: float | None) -> None:
+    def fake(sources: list[Path], out: Path, *, minutes: float | None, overwrite: bool) -> None:
+        assert overwrite or not out.exists()
         asked.append((sources, minutes))
         out.write_bytes(library.find("photo").serialise())
 
@@ -682,3 +693,72 @@ def test_lossy_small_images(tmp_path: Path, digits_model: Path) -> None:
         np.testing.assert_array_equal(np.asarray(archive.image("000007")), whole[7, ..., 0])
         np.testing.assert_array_equal(model.synthesise(archive.latents("000007")[None])[0], whole[7])
         assert psnr_db(whole, images) > 15
+
+
+def test_an_archive_of_another_model_than_the_one_named(
+    tmp_path: Path, tiny_model: Path, small_photo: Image.Image
+) -> None:
+    with ArchiveWriter(tmp_path / "x.caloset") as writer:
+        writer.add_picture("a", calotype.encode(small_photo.crop((0, 0, 130, 130)), quality=20))
+    with Archive(tmp_path / "x.caloset", library.open_path(tiny_model)) as archive:
+        assert archive.image("a").size == (130, 130)
+
+
+def test_one_image_of_many_may_be_changed(archive: Path, images: np.ndarray) -> None:
+    with Archive(archive) as opened:
+        name = next(e.name for e in opened.entries if e.item.kind == Kind.BITS_BACK and e.place == 1)
+        opened.array(name)[:] = 77
+        np.testing.assert_array_equal(opened.array(name), images[1, ..., 0])
+
+
+def test_16_bit_colour_is_unpacked_whole_or_with_a_word(tmp_path: Path, rng: np.random.Generator) -> None:
+    samples = rng.integers(0, 65536, (6, 8, 3)).astype(np.uint16)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    np.save(folder / "deep.npy", samples)
+    _run("pack", folder, tmp_path / "x.caloset", "--lossless")
+    for suffix in ("npy", "tif"):
+        _run("extract", tmp_path / "x.caloset", "deep.npy", "-o", tmp_path / f"deep.{suffix}")
+        with (tmp_path / f"deep.{suffix}").open("rb") as stream:
+            np.testing.assert_array_equal(bands.read(stream), samples)
+    said = "note: deep.npy: 16-bit colour written as 8 bits"
+    assert said in _run("unpack", tmp_path / "x.caloset", tmp_path / "out").stderr
+    assert said in _run("extract", tmp_path / "x.caloset", "deep.npy", "-o", tmp_path / "deep.png").stderr
+    assert not _run("unpack", tmp_path / "x.caloset", tmp_path / "quiet", "--quiet").stderr
+
+
+def test_small_pictures_as_they_are_found(tmp_path: Path, tiny_model: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    grey = np.arange(64, dtype=np.uint8).reshape(SIDE, SIDE)
+    Image.fromarray(grey).convert("RGB").save(folder / "rgb.png")
+    Image.fromarray(grey).convert("LA").save(folder / "alpha.png")
+    deep = np.full((SIDE, SIDE, 3), 1000, ">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in deep)
+    (folder / "deep.png").write_bytes(raw_png(SIDE, SIDE, 16, 2, rows))
+    said = _run("pack", folder, tmp_path / "x.caloset", "--lossless", "-m", tiny_model, status=1).stderr
+    assert "and alpha" in said
+    assert "cut from more bits" in said
+    assert "1 images" in said
+    with Archive(tmp_path / "x.caloset", library.open_path(tiny_model)) as archive:
+        np.testing.assert_array_equal(archive.array("rgb.png"), grey)
+
+
+def test_a_pack_that_cannot_begin_leaves_nothing(tmp_path: Path, small_photo: Image.Image) -> None:
+    photo = library.find("photo")
+    members = {name: raw for name, raw in photo.members.items() if name not in ("g_a.onnx", "h_a.onnx")}
+    bundle.write(tmp_path / "decoding.calomodel", members)
+    (tmp_path / "in").mkdir()
+    small_photo.save(tmp_path / "in" / "a.png")
+    said = _run("pack", tmp_path / "in", tmp_path / "x.caloset", "-m", tmp_path / "decoding.calomodel", status=1).stderr
+    assert "g_a.onnx" in said
+    assert not (tmp_path / "x.caloset").exists()
+
+
+def test_an_array_that_may_be_one_picture_is_not_taken_for_many(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.zeros((12, 16, 3), np.uint8))
+    said = _run("pack", tmp_path / "one.npy", tmp_path / "x.caloset", "--lossless", status=1).stderr
+    assert "may be one picture (h, w, c)" in said
+    np.save(tmp_path / "MANY.NPY", np.zeros((3, 8, 8), np.uint8))
+    (tmp_path / "MANY.NPY.npy").rename(tmp_path / "MANY.NPY")
+    _run("pack", tmp_path / "MANY.NPY", tmp_path / "x.caloset", "--lossless")

@@ -182,6 +182,13 @@ def _one_conv(weight: object, bias: object = 0.5, **how: object) -> bytes:
     return _graph(CLIP, ("Conv", "c w b", "y", how), *END, w=w, b=b)
 
 
+def _clipped_to(low: float, high: float) -> bytes:
+    """A convolution of what lies between two numbers, whatever came before."""
+    w, b, ends = np.full((4, 4, 1, 1), 3, np.float32), np.zeros(4, np.float32), ("Clip", "c from to", "d", {})
+    limits = {"from": np.float32(low), "to": np.float32(high)}
+    return _graph(CLIP, ends, ("Conv", "d w b", "y", {}), *END, w=w, b=b, **limits)
+
+
 def _grouped(groups: int, blocksize: int = 2) -> bytes:
     w, b = np.ones((4, 8, 1, 1), np.float32), np.full(4, 3, np.float32)
     unshuffle = ("SpaceToDepth", "c", "s", {"blocksize": blocksize})
@@ -199,6 +206,8 @@ def test_proof_accepts_what_is_exact_and_measures_it() -> None:
 @pytest.mark.parametrize(
     ("raw", "why"),
     [
+        (_clipped_to(2**23, 2**23), "bound"),
+        (_clipped_to(-(2**23), -(2**22)), "bound"),
         (_one_conv(9000.0), "bound"),
         (_one_conv(1 / 3), "bound"),
         (_one_conv(1.0, 1 / 3), "bound"),

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from typer.testing import CliRunner, Result
 
 import calotype
-from calotype import codec
+from calotype import bands, codec, library
 from calotype.cli import app, files, main
 from calotype.cli.pictures import FORMATS
 from conftest import raw_png
@@ -307,7 +307,7 @@ def test_two_inputs_never_share_an_output(folder: Path) -> None:
 
 
 def test_a_folder_needs_recursive(tree: Path) -> None:
-    assert "in: is a folder: use --recursive" in run("encode", "in", "--lossless", code=1).stderr
+    assert "in: is a folder: name its files" in run("encode", "in", "--lossless", code=1).stderr
 
 
 # What must not be lost
@@ -488,6 +488,11 @@ def test_16_bit_colour_is_never_cut_without_a_word(folder: Path) -> None:
     deep = np.full((4, 5, 3), 1000, np.uint16)
     Path("c.calo").write_bytes(calotype.encode(deep, lossless=True))
     assert "16-bit colour written as 8 bits" in run("decode", "c.calo").stderr
+    for bands_of_it in (deep, np.dstack([deep, deep[..., :1]]), deep[..., :2]):  # of these the last counts as alpha
+        Path("d.calo").write_bytes(calotype.encode(bands_of_it, lossless=True))
+        run("decode", "d.calo", "d.tif", "--overwrite")
+        with Path("d.tif").open("rb") as stream:
+            np.testing.assert_array_equal(bands.read(stream), bands_of_it)
 
 
 # info and models
@@ -566,3 +571,43 @@ def test_an_interrupt_stops_quietly(folder: Path, jobs: int) -> None:
     assert b"Traceback" not in rest
     assert all(name.endswith(".calo") for name in names(folder / "out"))
     assert len(names(folder / "out")) < 50
+
+
+def test_a_head_that_one_files_model_lacks_stops_no_other(folder: Path, digits_model: Path) -> None:
+    digit = Image.new("L", (8, 8), 99)
+    for name, data in (
+        ("1", calotype.encode(picture(), quality=30)),
+        ("2", calotype.encode(digit, model=digits_model)),
+        ("3", calotype.encode(picture(seed=2), quality=30)),
+    ):
+        Path(f"{name}.calo").write_bytes(data)
+    os.environ["CALOTYPE_MODELS"] = str(digits_model.parent)
+    try:
+        done = run("decode", "1.calo", "2.calo", "3.calo", "-o", "out", "--head", "visual", code=1)
+    finally:
+        del os.environ["CALOTYPE_MODELS"]
+    assert "2.calo: head 'visual'" in done.stderr
+    assert names(Path("out")) == {"1.png", "3.png"}
+
+
+def test_folders_are_inputs_of_a_recursive_decode(calo: Path) -> None:
+    for folder in ("one", "two"):
+        Path(folder).mkdir()
+        Path(folder, "a.calo").write_bytes(calo.read_bytes())
+    run("decode", "-r", "one", "two")
+    assert names(Path("one")) == names(Path("two")) == {"a.calo", "a.png"}
+
+
+@posix_only
+def test_a_file_that_is_replaced_keeps_who_may_read_it(folder: Path) -> None:
+    run("encode", "a.png", "--lossless")
+    Path("a.calo").chmod(0o600)
+    run("encode", "a.png", "--lossless", "--overwrite")
+    assert Path("a.calo").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_empty_data_home_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CALOTYPE_MODELS", raising=False)
+    for name in ("XDG_DATA_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, "")
+    assert library.user_folder().is_absolute()

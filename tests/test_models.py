@@ -106,5 +106,7 @@ def test_two_models_of_one_name_are_told_apart_by_id(
     bundle.write(Path("other.calomodel"), {**first.members, "z_offset.i16": moved.astype("<i2").tobytes()})
     run("models", "install", own, "other.calomodel")
     assert "give the id" in failure(capsys, monkeypatch, "models", "remove", "my cats")
+    assert "give the id" in failure(capsys, monkeypatch, "encode", "a.png", "-m", "my cats")
+    run("encode", "a.png", "-m", first.id.hex())
     run("models", "remove", first.id.hex())
     assert [model.name for model in calotype.models()] == ["photo", "my cats"]

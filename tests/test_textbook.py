@@ -165,6 +165,16 @@ def test_an_image_as_a_file(pca: TextbookBundle, images: Images) -> None:
     assert (info.width, info.level, info.model_id) == (8, 230, pca.id.hex())
 
 
+def test_grey_may_be_stored_as_colour(pca: TextbookBundle, images: Images) -> None:
+    grey = images[3]
+    assert calotype.encode(grey.repeat(3, axis=2), model=pca) == calotype.encode(grey, model=pca)
+
+
+def test_the_file_of_a_small_image_has_no_tiles_of_latents(pca: TextbookBundle, images: Images) -> None:
+    with pytest.raises(InputError, match="small images"):
+        calotype.latents(calotype.encode(images[3], model=pca), model=pca)
+
+
 def test_rates_are_searched_for(pca: TextbookBundle, images: Images) -> None:
     assert len(calotype.encode(images[3], size=60, model=pca)) <= 60
     data = calotype.encode(images[3], psnr=22, model=pca)

@@ -21,9 +21,8 @@ from PIL import Image
 import calotype
 from calotype.cli import pictures
 from calotype.errors import InputError
-from calotype.pixels import from_image, to_array
+from calotype.pixels import EXACT_DB, from_image, to_array
 
-EXACT_DB = 100.0
 LEAST_DB = 27.0
 """A picture farther than this from its original, at the usual quality, is not the same picture."""
 

@@ -21,10 +21,9 @@ from calotype.encoder import PictureCoder
 from calotype.errors import CalotypeError
 from calotype.learn.data import find_pictures
 from calotype.manifest import LEVELS
-from calotype.pixels import from_image
+from calotype.pixels import EXACT_DB, from_image
 
 STEPS = range(1, 65)
-EXACT_DB = 100.0
 MOST_SHRINKING, MOST_LOSS_DB, MOST_OVER_HULL = 0.002, 0.01, 0.02
 
 

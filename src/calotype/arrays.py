@@ -16,11 +16,13 @@ from calotype.errors import InputError
 Images = NDArray[np.uint8]
 _IDX_SUFFIXES = (".idx", "-ubyte")
 _UNSIGNED_BYTE = 8
+MAX_COLOURS = 4
+"""Of a picture; nobody has images of so few columns."""
 
 
 def is_array(path: Path) -> bool:
     """Whether a file's name is that of many images: `.npy`, `.idx` or `...-ubyte`, perhaps with `.gz`."""
-    return path.name.endswith(".npy") or path.name.removesuffix(".gz").endswith(_IDX_SUFFIXES)
+    return bands.is_bands(path) or path.name.lower().removesuffix(".gz").endswith(_IDX_SUFFIXES)
 
 
 def read(path: Path) -> Images:
@@ -30,14 +32,17 @@ def read(path: Path) -> Images:
         InputError: If it holds anything else than unsigned bytes (n, h, w) or (n, h, w, c).
     """
     try:
-        is_npy = path.name.endswith(".npy")
-        images = np.lib.format.open_memmap(path, mode="r") if is_npy else datasets.read_idx(path)
+        images = np.lib.format.open_memmap(path, mode="r") if bands.is_bands(path) else datasets.read_idx(path)
     except FileNotFoundError:
         raise
     except bands.UNREADABLE as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
         raise InputError(f"{path}: {images.dtype} {images.shape}, not unsigned bytes (n, h, w) or (n, h, w, c)")
+    if images.ndim == 3 and images.shape[2] <= MAX_COLOURS:
+        raise InputError(
+            f"{path}: {images.shape} may be one picture (h, w, c): `calotype encode` takes it; many are (n, h, w, c)"
+        )
     return images if images.ndim == 4 else images[..., None]
 
 
@@ -48,7 +53,7 @@ def serialise(path: Path, images: Images) -> bytes:
         InputError: If they have several channels, which IDX does not hold.
     """
     plain = images[..., 0] if images.shape[3] == 1 else images
-    if path.name.endswith(".npy"):
+    if bands.is_bands(path):
         out = io.BytesIO()
         np.save(out, plain)
         return out.getvalue()

@@ -193,7 +193,10 @@ def _show(data: bytes | memoryview, wish: _Wish) -> _Shown:
         return _Shown(whole.metadata, view.size_px, parts_of(whole, None, view))
     found = _bundle_for(whole.header, wish.model)
     if wish.head is not None:
-        whole = _for_head(whole, _head_named(found, wish.head))
+        try:
+            whole = _for_head(whole, _head_named(found, wish.head))
+        except OptionError as error:  # another file's model may have it
+            raise InputError(str(error)) from error
     if isinstance(found, TextbookBundle):
         samples = textbook.develop(whole, small_model_of(found)).samples[view.box.slices()]
         return _Shown(whole.metadata, view.size_px, iter([Part(0, 0, pixels.reduced(samples, view.scale))]))
@@ -240,7 +243,7 @@ def decode(
         FormatError: If the bytes are not a sound `.calo` file, or over the limit.
         InexactRuntime: If this machine's runtime does not compute the prior exactly.
         ModelNotFound: If the file's model is not installed.
-        InputError: If the region does not lie within the picture.
+        InputError: If the region does not lie within the picture, or the file's model has no such head.
         OptionError: If there can be no such region or preview, or both are given.
     """
     if (channels := unpack_header(data).channels) not in (1, 3):
@@ -257,7 +260,7 @@ def latents(image_or_data: Images | bytes, *, quality: float = DEFAULT_QUALITY, 
     """The latents of each tile, in raster order: of a file's bytes, or of a picture as it would be encoded.
 
     Raises:
-        InputError: If the file is stored losslessly, so has none.
+        InputError: If the file is stored losslessly, so has none, or by a model of small images.
     """
     if isinstance(image_or_data, bytes | bytearray | memoryview):
         data = image_or_data
@@ -269,14 +272,19 @@ def latents(image_or_data: Images | bytes, *, quality: float = DEFAULT_QUALITY, 
     whole = container.unpack(data, MAX_PIXELS)
     if whole.header.coding is None:
         raise InputError("the file is stored losslessly: it has no latents")
-    return tile_latents(whole, runtime_of(photo(_bundle_for(whole.header, model))), whole.header.coding)
+    found = _bundle_for(whole.header, model)
+    if not isinstance(found, Bundle):
+        raise InputError(f"the model {found.name} is one of small images: latents are of pictures of any size")
+    return tile_latents(whole, runtime_of(found), whole.header.coding)
 
 
 def whole_latents(data: bytes, *, model: Models = None) -> NDArray[np.float32]:
     """The latent y_hat (m, h/16, w/16) of a picture's file, its tiles side by side, in steps of the quantiser.
 
+    h and w are the picture's sides, padded to multiples of 64.
+
     Raises:
-        InputError: If the file is stored losslessly, so has none.
+        InputError: If the file is stored losslessly, so has none, or by a model of small images.
     """
     tiles = [tile.y_hat for tile in latents(data, model=model)]
     columns = unpack_header(data).tile_columns

@@ -67,9 +67,9 @@ class Dataset(torch_data.Dataset[tuple[Any, int]]):
 
     Args:
         path: A `.caloset`, or a folder of `.calo` files, searched to any depth.
-        latents: Give latents instead of images, float32. Of a picture that is y_hat (m, h/16, w/16) in steps of the
-            quantiser: a step is finer at a higher level, so train on files of one quality. Of an image in a textbook
-            model's chunk it is y (d,) in bins, the same unit at all levels.
+        latents: Give latents instead of images, float32. Of a picture that is y_hat (m, h/16, w/16), the sides padded
+            to multiples of 64, in steps of the quantiser: a step is finer at a higher level, so train on files of one
+            quality. Of an image in a textbook model's chunk it is y (d,) in bins, the same unit at all levels.
         transform: Makes of a PIL image, or of the tensor of latents, what an item holds. Without it an image is a
             tensor (c, h, w) of the samples' type, uint8 or uint16.
         model: A model to use, installed or not.

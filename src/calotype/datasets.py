@@ -264,7 +264,7 @@ def _of_one_size(paths: Sequence[Path], size_px: int | None) -> Images:
                 plain = _plain(image, path)
                 small = plain if size_px is None else plain.resize((size_px, size_px), Image.Resampling.LANCZOS)
                 found.append(small)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
             raise InputError(f"{path}: cannot be read: {error}") from error
         if found[-1].size != found[0].size or max(found[0].size) > MAX_SIDE_PX:
             sizes = "x".join(map(str, found[0].size)), "x".join(map(str, found[-1].size))

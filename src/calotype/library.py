@@ -28,11 +28,11 @@ def user_folder() -> Path:
     if chosen := os.environ.get("CALOTYPE_MODELS"):
         return Path(chosen)
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local"))
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local")
     elif sys.platform == "darwin":
         base = Path.home() / "Library/Application Support"
     else:
-        base = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local/share"))
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
     return base / "calotype" / "models"
 
 
@@ -102,8 +102,10 @@ def _in_folder(folder: Path) -> Iterator[tuple[Path, AnyBundle]]:
 def find_any(model: ModelFile | str | Path | None) -> ModelFile:
     """A model of any kind by name, by id (16 hex digits), by path, or the default one.
 
+    A model that came with the package goes before one of the user's with its name.
+
     Raises:
-        ModelNotFound: If there is none.
+        ModelNotFound: If there is none, or several have the name.
         InvalidModel: If it breaks a rule for bundles.
     """
     if isinstance(model, ModelFile):
@@ -111,9 +113,17 @@ def find_any(model: ModelFile | str | Path | None) -> ModelFile:
     name = str(model or DEFAULT_MODEL)
     if isinstance(model, Path) or name.endswith(SUFFIX):
         return open_path(Path(name))
+    own = list[ModelFile]()
     for found in installed():
-        if name in (found.name, found.id.hex()):
+        if found.id.hex() == name or (found.name == name and found.path.parent == shipped_folder()):
             return found
+        if found.name == name:
+            own.append(found)
+    if len(own) > 1:
+        ids = " or ".join(model.id.hex() for model in own)
+        raise ModelNotFound(f"{len(own)} models are named {name!r}: give the id of one, {ids}")
+    if own:
+        return own[0]
     known = ", ".join(b.name for b in installed()) or "none"
     raise ModelNotFound(f"no model named {name!r}; installed: {known}. A file is given by its path, NAME{SUFFIX}")
 

@@ -14,7 +14,7 @@ HALO_PX = 64
 REACHES_PX = range(0, HALO_PX + 1, 16)
 ANALYSIS = "g_a.onnx"
 ARRAYS = ("tables.u32", "radii.u16", "z_offset.i16", "z_table.u8", "level_bias.i16")
-_LIMITS = {"channels": 16, "y_channels": 1024, "z_channels": 512, "prior_channels": 1024}
+LIMITS = {"channels": 16, "y_channels": 1024, "z_channels": 512, "prior_channels": 1024}
 _GRAPH = re.compile(r"[a-z0-9_]+\.onnx")
 
 
@@ -95,7 +95,7 @@ class Manifest:
 
     def fault(self) -> str | None:
         """What breaks a rule of the format, if anything does."""
-        for field, limit in _LIMITS.items():
+        for field, limit in LIMITS.items():
             if not 1 <= getattr(self, field) <= limit:
                 return f"{field} is {getattr(self, field)}, not within 1..{limit}"
         if self.steps not in (2, 4) or self.y_channels % self.steps or not 1 <= len(self.heads) <= LEVELS:

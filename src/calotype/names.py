@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 
 from calotype.errors import DamagedFile, InputError
 
 MAX_NAME_BYTES = 1024
-_FORBIDDEN = set('\\:*?"<>|')
+_FORBIDDEN = re.compile(r'[\\:*?"<>|\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]')
+"""What paths may not hold on Windows, controls, and what turns the direction of text."""
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
 """What Windows takes for devices, in any case and with any suffix."""
 
@@ -21,8 +23,8 @@ def fault_of(name: str) -> str | None:
         return "is no Unicode text"
     if not 1 <= size <= MAX_NAME_BYTES:
         return f"has {size} bytes, not within 1..{MAX_NAME_BYTES}"
-    if any(not c.isprintable() or c in _FORBIDDEN for c in name):
-        return "holds a character that paths may not hold"
+    if found := _FORBIDDEN.search(name):
+        return f"holds {found[0]!r}, which paths may not hold"
     if any(part in ("", ".", "..") or part != part.strip(" ") or part.endswith(".") for part in name.split("/")):
         return "is no plain relative path"
     if any(part.split(".")[0].rstrip(" ").upper() in _DEVICES for part in name.split("/")):

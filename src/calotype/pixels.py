@@ -29,6 +29,8 @@ _DIRECT = {"L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "1": "L", "La": "
 _BY_CONVERSION = {"CMYK", "YCbCr", "LAB", "HSV"}
 _GREY = ("L", "LA")
 STRIP_ROWS = 1024
+EXACT_DB = 100.0
+"""Stands for the PSNR of a picture that comes back as it was."""
 TIFF_LAYOUT = frozenset(
     {*range(254, 260), 262, 266, 273, *range(277, 282), 284, *range(317, 326), 330, 338, 339, 347, 700, 34675}
 )

@@ -191,7 +191,8 @@ class Prover:
         else:
             x = self._range(source)
         grid = np.minimum(x.grid, _grid_of(np.array([low, high])))
-        self.ranges[node.output[0]] = Range(np.minimum(x.limit, max(abs(low), abs(high))), grid)
+        ends = np.abs(np.clip([-x.limit, x.limit], low, high))  # both: 0 need not lie within low and high
+        self.ranges[node.output[0]] = Range(ends.max(0), grid)
 
     def _concat(self, node: onnx.NodeProto) -> None:
         parts = [self._range(n) for n in node.input]

@@ -76,9 +76,9 @@ class Task:
         """Choices for the tile, and what they cost."""
         chosen, y_hat = self.chosen(y, quantiser, z), self.y.copy()
         y_hat[self.place] = chosen.latents.y_hat
-        x_hat = self.runtime.synthesise(y_hat, self.level)
+        x_hat = self.runtime.synthesise(y_hat, self.level).clip(-0.5, 0.5)  # as decoders show it
         inside = (slice(None), *self.box.slices())
-        missed = x_hat[inside].clip(-0.5, 0.5) - self.x[inside]
+        missed = x_hat[inside] - self.x[inside]
         error = float(np.square(missed).sum(dtype=np.float64)) / len(self.x)
         worth_bits = self.runtime.bundle.manifest.lambda_of(self.level) * 255**2
         tables = self.runtime.bundle.tables

@@ -167,7 +167,7 @@ class Archive(Closable):
         return Image.fromarray(samples) if samples.ndim == 2 or samples.shape[2] == 3 else samples
 
     def latents(self, which: str | Entry) -> NDArray[np.float32]:
-        """The latents of an image: y_hat (m, h/16, w/16) of a picture in steps, y (d,) of a small image in bins.
+        """The latents of an image: y_hat of a picture as of `codec.whole_latents`, y (d,) of a small image in bins.
 
         Raises:
             InputError: If it is coded without loss, so has none.
@@ -180,6 +180,11 @@ class Archive(Closable):
         if not isinstance(model, TextbookModel):
             raise InputError(f"{entry.name} is coded with bits back: its latents are chosen by chance and not kept")
         return decoded[entry.place].astype(np.float32)
+
+    def file(self, which: str | Entry) -> tuple[bytes, ModelFile | None] | None:
+        """A picture's `.calo` file, and its model if it has one; None for an image of a chunk. Errors as of `image`."""
+        item = self._entry(which).item
+        return self._file(item) if kind_of(item) == Kind.PICTURE else None
 
     def _file(self, item: Item) -> tuple[bytes, ModelFile | None]:
         """A picture's file, and its model if it has one."""
@@ -199,7 +204,7 @@ class Archive(Closable):
         model, decoded = self._decoded(entry.item)
         if isinstance(model, TextbookModel):
             return model.synthesise(decoded[entry.place : entry.place + 1].astype(np.float32, copy=False))[0]
-        return decoded[entry.place].astype(np.uint8, copy=False)
+        return decoded[entry.place].astype(np.uint8)  # a copy: the chunk stays as it is, whatever a caller does
 
     def _decoded(self, item: Item) -> tuple[SmallModel, NDArray[np.uint8 | np.float32]]:
         """The model of a chunk, and its images or latents. The last few are kept."""
@@ -260,7 +265,7 @@ class Archive(Closable):
             return self._extra
         if model_id in self._embedded:
             return library.vetted(self._embedded[model_id])
-        return library.find_id(model_id, self._extra)
+        return library.find_id(model_id)
 
     @cached_property
     def _embedded(self) -> dict[bytes, ModelFile]:

@@ -19,14 +19,12 @@ from calotype.codec import level_of, runtime_of
 from calotype.encoder import PictureCoder
 from calotype.errors import InputError
 from calotype.library import find
-from calotype.pixels import from_image
+from calotype.pixels import EXACT_DB, from_image
 
 CROP_PX = 512
 """Of larger pictures the middle is coded."""
 TOP_QUALITY = 99
 """100 is another, lossless mode of some codecs."""
-EXACT_DB = 100.0
-"""Stands for the PSNR of a picture that comes back as it was."""
 GAIN = (0.10, 0.27)
 """Share of photo's bits that a model trained from `photo` saved: least and most of three domains (docs/own.md)."""
 MODEL_BYTES = 9_900_000

@@ -179,8 +179,9 @@ AVIF = _avif("AVIF", ".avif", _lossy("AVIF"), settings="Pillow's defaults: 4:2:0
 AVIF_PSNR = _avif(
     "AVIF (PSNR)", ".psnr.avif", _lossy("AVIF", **_AVIF_FOR_PSNR), settings="4:4:4, tuned for PSNR, speed 6"
 )
-AVIF_SLOWEST = _avif(
-    "AVIF (slowest)", ".s0.avif", _lossy("AVIF", speed=0, **_AVIF_FOR_PSNR),
+AVIF_SLOWEST = _avif("AVIF (slowest)", ".s0.avif", _lossy("AVIF", speed=0), settings="4:2:0, speed 0", slow=True)
+AVIF_PSNR_SLOWEST = _avif(
+    "AVIF (PSNR, slowest)", ".psnr.s0.avif", _lossy("AVIF", speed=0, **_AVIF_FOR_PSNR),
     settings="4:4:4, tuned for PSNR, speed 0", slow=True,
 )  # fmt: skip
 JPEG_XL = _jxl("JPEG XL", ".jxl", _jpeg_xl, settings="effort 7")
@@ -211,7 +212,7 @@ FAMILIES: dict[str, tuple[Codec, ...]] = {
     "calotype": (CALOTYPE, CALOTYPE_QUICK, CALOTYPE_SLOW, CALOTYPE_SLOWEST, CALOTYPE_VISUAL),
     "jpeg": (JPEG, JPEG_OPTIMISED, JPEG_444),
     "webp": (WEBP, WEBP_SLOWEST),
-    "avif": (AVIF, AVIF_PSNR, AVIF_SLOWEST),
+    "avif": (AVIF, AVIF_PSNR, AVIF_SLOWEST, AVIF_PSNR_SLOWEST),
     "jxl": (JPEG_XL, JPEG_XL_SLOWEST),
     "jp2": (JPEG_2000,),
     "png": (PNG,),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +14,7 @@ from calotype.bench.measure import Cache, content, digest, jobs_of, measure_all
 from calotype.bench.report import report
 from calotype.bench.results import CodecInfo, Point, Results, Timing, read_published
 from calotype.errors import OptionError
+from calotype.threads import cores
 
 QUICK_PICTURES, QUICK_QUALITIES = 4, 4
 SUFFIXES = {".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm", ".avif", ".jp2"}
@@ -108,12 +108,11 @@ def run(plan: Plan, total: Callable[[int], None], advance: Callable[[], None]) -
 
 def machine() -> dict[str, str]:
     """Facts about this machine and its Python that results depend on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": _processor(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": f"{cores}",
-        "threads": f"each codec's default, up to {cores}",
+        "cores": f"{cores()}",
+        "threads": f"each codec's default, up to {cores()}",
         "Python": platform.python_version(),
         "numpy": version("numpy"),
         "onnxruntime": version("onnxruntime"),

@@ -27,6 +27,7 @@ import calotype
 from calotype.bench import codecs
 from calotype.bench.metrics import psnr_db
 from calotype.bench.timing import medians_ms, timed
+from calotype.threads import cores
 
 RUNS, COLD_RUNS = 15, 5
 WIDTH_PX, HEIGHT_PX = 768, 512
@@ -119,10 +120,8 @@ def table(timings: Sequence[Timing], title: str) -> Table:
 
 def _machine() -> str:
     """Cores this process may use, and how busy they were."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count()
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{cores} cores{load}"
+    return f"{cores()} cores{load}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -95,7 +95,8 @@ def _outcomes(jobs: list[Job], work: Work, threads: int) -> Iterator[tuple[Job, 
 
     def attempt(job: Job, first: Job | None) -> Outcome:
         if first is not None and first is not job:
-            return FileExistsError(f"{shown(job.target)} is the output of {shown(first.source)} already: use -o")
+            rival = f"{shown(job.target)} is the output of {shown(first.source)} already"
+            return FileExistsError(f"{rival}: do this one by itself, with a name after -o")
         try:
             return work(job)
         except (BrokenPipeError, OptionError):  # these would come again with every file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from calotype import datasets
 from calotype.cli.bench_small import bench_small
 from calotype.cli.console import STDERR, print_table, refuse_options
 from calotype.errors import OptionError
+from calotype.threads import cores
 
 if TYPE_CHECKING:
     from calotype.bench.results import Results
@@ -74,7 +74,7 @@ def bench(
         out,
         reference,
         run.QUICK_QUALITIES if quick else None,
-        jobs or os.cpu_count() or 1,
+        jobs or cores(),
         _command(images, out, codecs, reference, model or [], {"--quick": quick, "--slowest": slowest}),
     )
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -7,18 +7,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from PIL import Image
 
-import calotype
-from calotype import bands, library
+from calotype import library
 from calotype.cli import batch, files, options, pictures
-from calotype.cli.pictures import FORMATS, NPY
+from calotype.cli.pictures import NPY
 from calotype.codec import MAX_PIXELS, Region
 from calotype.header import unpack_header
-from calotype.pixels import Samples
 
 
 def _parse_region(text: str) -> Region:
@@ -56,7 +54,7 @@ def decode(
 
     `calotype decode photo.calo` writes photo.png; `calotype decode photo.calo photo.jpg` names the output.
     """
-    if output is None and len(inputs) == 2 and not inputs[1].lower().endswith(".calo"):
+    if output is None and not recursive and len(inputs) == 2 and not inputs[1].lower().endswith(".calo"):
         output = inputs.pop()
     several = recursive or len(inputs) > 1
     suffix = pictures.suffix_to_write(format, None if several else output, others=[NPY])
@@ -64,12 +62,8 @@ def decode(
     bundle = None if model is None else library.find_any(model)
     view = {"region": None if region is None else _parse_region(region), "preview": preview}
     wish = {**view, "max_pixels": max_pixels or None, "model": bundle, "head": head}
-    decoder = partial(calotype.decode, **wish)
-    array_decoder = partial(calotype.decode_array, **wish)
     reader = files.read_calo if region is None else files.map_calo
-    work = partial(
-        _decode, reader=reader, decoder=decoder, array_decoder=array_decoder, suffix=suffix, overwrite=overwrite
-    )
+    work = partial(_decode, reader=reader, wish=wish, suffix=suffix, overwrite=overwrite)
     is_done = partial(files.is_done, is_whole=pictures.is_whole) if resume else None
     with pictures.pixel_limit(None):  # of outputs that are there; that of inputs is the decoder's
         batch.run(plan, work, threads=jobs, quiet=quiet, is_done=is_done)
@@ -83,28 +77,16 @@ def _decode(
     job: files.Job,
     *,
     reader: Callable[[Path | None], bytes | memoryview],
-    decoder: Callable[[bytes | memoryview], Image.Image],
-    array_decoder: Callable[[bytes | memoryview], Samples],
+    wish: dict[str, Any],
     suffix: str,
     overwrite: bool,
 ) -> batch.Made:
     data = reader(job.source)
     files.check_target(job, overwrite=overwrite)
     start = perf_counter()
-    header = unpack_header(data)
-    if suffix == NPY or header.channels not in (1, 3):
-        samples = array_decoder(data)
-        seconds = perf_counter() - start
-        packed = bands.serialise(samples, f".{suffix}")
-        files.write(job, packed)
-        return batch.Made(len(packed), samples.shape[0] * samples.shape[1], seconds)
-    image, target = decoder(data), FORMATS[suffix]
+    shown = pictures.develop(data, suffix, **wish)
     seconds = perf_counter() - start
-    picture = pictures.save(image, target)
-    files.write(job, picture)
-    notes: list[str] = []
-    if header.depth == 16 and image.mode != "I;16":
-        notes.append("16-bit colour written as 8 bits")
-    if not target.metadata and (left_out := [name for name in pictures.METADATA if name in image.info]):
-        notes.append(f"without {', '.join(left_out)}")
-    return batch.Made(len(picture), image.width * image.height, seconds, tuple(notes))
+    packed, lost = pictures.serialise(shown, suffix, unpack_header(data))
+    files.write(job, packed)
+    height, width = (shown.height, shown.width) if isinstance(shown, Image.Image) else shown.shape[:2]
+    return batch.Made(len(packed), height * width, seconds, lost)

@@ -23,6 +23,7 @@ from calotype.codec import DEFAULT_EFFORT, MAX_PIXELS
 from calotype.errors import CalotypeError
 from calotype.pixels import STRIP_ROWS, Picture, as_grey, from_array
 from calotype.rate import Rate
+from calotype.textbook.model import TextbookBundle
 
 _UNITS = {"": 1, "k": 1000, "m": 1_000_000}
 
@@ -44,14 +45,14 @@ def encode(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Pictures; folders with -r; - for stdin.")],
     output: options.Output = None,
     quality: options.Quality = None,
-    bpp: Annotated[float | None, typer.Option(min=0, help="Bits per pixel to aim at.")] = None,
+    bpp: Annotated[float | None, typer.Option(min=0, help="Bits per pixel to stay under.")] = None,
     size: Annotated[
         int | None, typer.Option(parser=_parse_size, metavar="BYTES", help="File size to stay under, as 20k or 1.5M.")
     ] = None,
     psnr: Annotated[float | None, typer.Option(min=0, help="Fidelity to reach, in dB.")] = None,
     lossless: options.Lossless = False,
     effort: Annotated[
-        int, typer.Option("-e", "--effort", min=1, max=9, help="More is slower, smaller; 7 to 9 need calotype[learn].")
+        int, typer.Option("-e", "--effort", min=1, max=9, help="More is slower, smaller; 7 to 9 need the extra learn.")
     ] = DEFAULT_EFFORT,
     head: Annotated[
         str | None, typer.Option(help="What to make it for: psnr (the default) or visual, how it looks.")
@@ -124,7 +125,7 @@ def _encode(
         if len(data) > stream.seek(0, os.SEEK_END):
             notes.append("larger than the input")
     if cut:
-        notes.append("colour of over 8 bits a sample read as 8")
+        notes.append(pictures.CUT_NOTE)
     files.write(job, data)
     return batch.Made(len(data), picture.samples[:, :, 0].size, seconds, tuple(notes))
 
@@ -136,7 +137,7 @@ def _verify(data: bytes, wanted: Picture, *, model: ModelFile | None) -> str:
         CalotypeError: If it is not what was encoded.
     """
     channels = model.manifest.channels if isinstance(model, Bundle) else None
-    if channels == 1:
+    if channels == 1 or (isinstance(model, TextbookBundle) and model.image[2] == 1):
         wanted = as_grey(wanted)
     got = from_array(calotype.decode_array(data, max_pixels=None, model=model), channels)
     a, b = wanted.samples, got.samples

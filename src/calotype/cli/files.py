@@ -170,7 +170,7 @@ def opened(source: Path | None) -> Generator[BinaryIO]:
         yield io.BytesIO(sys.stdin.buffer.read())
         return
     if source.is_dir():
-        raise InputError("is a folder: use --recursive")
+        raise InputError("is a folder: name its files; encode and decode walk through folders with --recursive")
     with source.open("rb") as stream:
         yield stream if stream.seekable() else io.BytesIO(stream.read())
 

@@ -23,12 +23,12 @@ from calotype.archive import Archive, ArchiveWriter
 from calotype.bitsback.model import LatentBundle
 from calotype.bundle import Bundle, ModelFile
 from calotype.cli import files, options, pictures
-from calotype.cli.console import complain, note_preview, refuse_options, say, shown, watched
+from calotype.cli.console import complain, note_preview, printable, refuse_options, say, shown, watched
 from calotype.cli.files import Job
 from calotype.cli.train import train as train_model
 from calotype.codec import DEFAULT_QUALITY, MAX_PIXELS, level_of
 from calotype.errors import CalotypeError, FormatError, InputError, OptionError
-from calotype.pixels import Samples, from_image
+from calotype.pixels import Samples, as_grey, from_image
 from calotype.small import SmallModel, chunk_images, image_of, small_model
 from calotype.sqlite import journal_of
 from calotype.vessel import Item
@@ -93,7 +93,7 @@ def pack(
         refuse_options("--train", {"lossless": lossless, "model": model})
         for target in (out, out.with_suffix(bundle.SUFFIX)):
             files.check_target(Job(None, target), overwrite=overwrite)
-        model, embed_model = str(_trained(data, out, minutes)), True
+        model, embed_model = str(_trained(data, out, minutes, overwrite=overwrite)), True
     chosen = None if lossless and model is None else library.find_any(model or library.DEFAULT_MODEL)
     if chosen is not None and isinstance(chosen, LatentBundle) != lossless:
         how = "with loss: leave --lossless out" if lossless else "without loss: add --lossless"
@@ -107,7 +107,8 @@ def pack(
         if embed_model and chosen is not None:
             archive.add_model(chosen)
         if chosen is None or isinstance(chosen, Bundle):
-            parts = _pictures(archive, source, chosen, quality, pages=model is not None or lossless)
+            pages = model is not None or lossless
+            parts = _pictures(archive, source, chosen, quality, pages=pages, quiet=quiet)
         else:
             level = level_of(DEFAULT_QUALITY if quality is None else quality)
             parts = _chunks(archive, source, small_model(chosen), level)
@@ -119,12 +120,12 @@ def pack(
         raise typer.Exit(1)
 
 
-def _trained(data: str, out: Path, minutes: float | None) -> Path:
+def _trained(data: str, out: Path, minutes: float | None, *, overwrite: bool) -> Path:
     """A model trained on a folder's pictures, written beside the archive that is to be."""
     if not Path(data).is_dir():
         raise OptionError(f"--train learns from a folder of pictures, which {data} is not")
     model = out.with_suffix(bundle.SUFFIX)
-    train_model([Path(data)], model, minutes=minutes)
+    train_model([Path(data)], model, minutes=minutes, overwrite=overwrite)
     return model
 
 
@@ -133,8 +134,10 @@ def _finally_at(out: Path, *, overwrite: bool) -> Generator[Path]:
     """Where to write an archive: at its place, or beside one that it replaces once it is done, if it holds an image."""
     if not os.path.lexists(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        yield out
-        _drop_if_empty(out)
+        try:
+            yield out
+        finally:
+            _drop_if_empty(out)
         return
     files.check_target(Job(None, out), overwrite=overwrite)
     out = out.resolve()
@@ -154,6 +157,8 @@ def _finally_at(out: Path, *, overwrite: bool) -> Generator[Path]:
 
 
 def _drop_if_empty(path: Path) -> None:
+    if not path.exists():
+        return
     with Archive(path) as made:
         empty = not len(made)
     if empty:
@@ -206,7 +211,7 @@ class _Source:
 
 
 def _pictures(
-    archive: ArchiveWriter, source: _Source, model: ModelFile | None, quality: float | None, *, pages: bool
+    archive: ArchiveWriter, source: _Source, model: ModelFile | None, quality: float | None, *, pages: bool, quiet: bool
 ) -> Iterator[Part]:
     """Each image as a `.calo` file; without a model, a lossless one. TIFFs are their `pages`, if they may be."""
 
@@ -216,7 +221,10 @@ def _pictures(
 
     def add_file(name: str, path: Path) -> Item:
         with path.open("rb") as stream:
-            return add(name, pictures.read_for(stream, model, pages=pages)[0])
+            image, cut = pictures.read_for(stream, model, pages=pages)
+        if cut and not quiet:
+            say(f"calotype: note: {printable(name)}: {pictures.CUT_NOTE}")
+        return add(name, image)
 
     for name, path in source.files.items():
         yield Part(name, 1, partial(add_file, name, path))
@@ -251,9 +259,13 @@ def _chunks(archive: ArchiveWriter, source: _Source, model: SmallModel, level: i
 def _samples(path: Path, form: tuple[int, int, int]) -> Images:
     """The samples (h, w, c) of a small picture."""
     with path.open("rb") as stream:
-        picture = from_image(pictures.read(stream)[0], strip=True)
-    if picture.samples.shape != form or picture.samples.dtype != np.uint8 or picture.alpha is not None:
-        raise InputError(f"{path}: {picture.samples.shape} {picture.samples.dtype}; the model codes {form} uint8")
+        image, cut = pictures.read(stream)
+    picture = from_image(image, strip=True)
+    if form[2] == 1:
+        picture = as_grey(picture)
+    found = f"{picture.samples.shape} {picture.samples.dtype}{' and alpha' * (picture.alpha is not None)}"
+    if cut or found != f"{form} uint8":
+        raise InputError(f"{found}{' cut from more bits' * cut}; the model codes {form} uint8")
     return picture.samples.astype(np.uint8)
 
 

@@ -14,10 +14,12 @@ import numpy as np
 import typer
 from PIL import Image, ImageOps, PngImagePlugin
 
+import calotype
 from calotype import bands
 from calotype.bundle import Bundle, ModelFile
 from calotype.cli.depth import is_deep
 from calotype.errors import InputError
+from calotype.header import Header, unpack_header
 from calotype.pixels import TIFF_LAYOUT, Samples, scale_transparency
 
 _NO_PICTURES = {"BUFR", "CALO", "GRIB", "HDF5", "MPEG", "PDF"}
@@ -70,6 +72,7 @@ METADATA = ("exif", "icc_profile", "xmp")
 _TOO_LARGE = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 
 CUT = "colour of over 8 bits a sample, which Pillow reads as 8: --lossless cannot keep it"
+CUT_NOTE = "colour of over 8 bits a sample read as 8"
 
 _XMP_TAG = 700
 _POINTERS = {34665, 34853}
@@ -176,6 +179,32 @@ def suffix_to_write(chosen: str | None, output: str | None, others: Sequence[str
     if suffix not in (known := (*others, *FORMATS)):
         raise typer.BadParameter(f"{suffix!r} is not a format to write; choose --format of {', '.join(known)}")
     return suffix
+
+
+def develop(data: bytes | memoryview, suffix: str, **wish: Any) -> Image.Image | Samples:
+    """What a `.calo` file holds, for a file of a suffix: samples where no image of Pillow's keeps all of them.
+
+    Args:
+        data: The file.
+        suffix: Of the file to write.
+        wish: Arguments of `calotype.decode`.
+    """
+    header = unpack_header(data)
+    deep_colour = header.depth == 16 and header.channels + header.alpha > 1
+    as_bands = suffix == NPY or header.channels not in (1, 3) or (deep_colour and f".{suffix}" in bands.SUFFIXES)
+    return (calotype.decode_array if as_bands else calotype.decode)(data, **wish)
+
+
+def serialise(shown: Image.Image | Samples, suffix: str, header: Header | None = None) -> tuple[bytes, tuple[str, ...]]:
+    """A file of a suffix, and what of the `.calo` file with this header it lacks."""
+    if isinstance(shown, np.ndarray):
+        return bands.serialise(shown, f".{suffix}"), ()
+    target, lost = FORMATS[suffix], list[str]()
+    if header is not None and header.depth == 16 and shown.mode != "I;16":
+        lost.append("16-bit colour written as 8 bits")
+    if not target.metadata and (left_out := [name for name in METADATA if name in shown.info]):
+        lost.append(f"without {', '.join(left_out)}")
+    return save(shown, target), tuple(lost)
 
 
 def save(image: Image.Image, target: Format) -> bytes:

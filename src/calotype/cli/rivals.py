@@ -10,7 +10,7 @@ from PIL import Image
 
 from calotype.bench.codecs import AVIF_PSNR, WEBP, Codec
 from calotype.bench.metrics import psnr_db
-from calotype.pixels import Samples
+from calotype.pixels import EXACT_DB, Samples
 
 QUALITIES = {AVIF_PSNR: (10, 35, 60, 80, 92), WEBP: (5, 40, 75, 92, 98)}
 FILE_BYTES = 46
@@ -32,7 +32,7 @@ def _rate(codec: Codec, quality: float, images: Sequence[Image.Image]) -> Rate:
     files = [codec.encode(image, quality) for image in images]
     bpp = fmean(8 * len(file) / (i.width * i.height) for file, i in zip(files, images, strict=True))
     db = [psnr_db(np.asarray(i), np.asarray(codec.decode(file))) for file, i in zip(files, images, strict=True)]
-    return bpp, fmean(min(value, 100.0) for value in db)
+    return bpp, fmean(min(value, EXACT_DB) for value in db)
 
 
 def against(rivals: dict[str, list[Rate]], ours: Sequence[Rate]) -> str:

@@ -10,7 +10,8 @@ import typer
 from calotype import datasets
 from calotype.bundle import PHOTO, SUFFIX
 from calotype.cli.console import refuse_options
-from calotype.cli.train_photo import HYPERPRIOR, MINUTES, Wish, train_photo
+from calotype.cli.files import Job, check_target
+from calotype.cli.train_photo import HYPERPRIOR, MINUTES, Wish, train_photo, written
 from calotype.cli.train_small import ARCHS, train_small
 from calotype.errors import OptionError
 
@@ -63,6 +64,7 @@ def train(
         int | None, typer.Option(min=2, help="Of small images: cross-validate first, with so many trainings more.")
     ] = None,
     resize: Annotated[int | None, typer.Option(min=1, help="Of small images: sides to resize a folder's to.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that exists, and its card.")] = False,
 ) -> None:
     """Train a codec on your own pictures, or a model of small images: mnist, fashion-mnist, digits, a folder.
 
@@ -76,6 +78,10 @@ def train(
         import calotype.learn.fit  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ModuleNotFoundError as error:
         raise OptionError(f"calotype train needs {error.name}: pip install 'calotype[learn]'") from error
+    where = run or out.with_suffix(".run")
+    if not where.exists():  # else what is there is the run's own
+        for target in written(out):
+            check_target(Job(None, target), overwrite=overwrite)
     given = {"minutes": minutes, "batch": batch, "seed": seed}
     changes = {name: value for name, value in given.items() if value is not None}
     if arch in (PHOTO, HYPERPRIOR):
@@ -84,10 +90,9 @@ def train(
         refuse_options(f"--arch {arch}", {"folds": folds})
         changes |= {} if steps is None else {"steps": steps}
         folders = lossless or [], validation or []
-        where = run or out.with_suffix(".run")
         train_photo(Wish(pictures, out, where, arch, recipe, start, scale, *folders, changes, device, data, resize))
         return
     gpu = device if device not in ("auto", "cpu") else None  # so small that a CPU does
     refused = {"steps": steps, "lossless": lossless, "validation": validation, "device": gpu, "scale": scale}
     refuse_options(f"--arch {arch}", refused)
-    train_small(pictures, arch, out, recipe, start, run, changes, data, resize, folds)
+    train_small(pictures, arch, out, recipe, start, where, changes, data, resize, folds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ HYPERPRIOR = "hyperprior"
 NONE = "none"
 MINUTES = 20.0
 MOST_NAMED = 10
+THE_OPTIONS = "the command's options"
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class Wish:
         return str(self.sources[0]) in datasets.NAMES
 
 
+def written(out: Path) -> list[Path]:
+    """What a training writes: a model, its card and the card's picture."""
+    return [out, out.with_suffix(".md"), out.with_name(f"{out.stem}-worst.png")]
+
+
 def train_photo(wish: Wish) -> None:
     """Train a codec with a bar, and write it with its card."""
     from calotype.learn import fit
@@ -91,14 +96,13 @@ def train_photo(wish: Wish) -> None:
 def _plan(wish: Wish, whole: Dataset | None) -> tuple[Config, str | None, Folder | None]:
     """The run, what it starts from, and the folder as it was found, unless there is none or a recipe says all."""
     from calotype.learn import config, folder
-    from calotype.learn.data import find_pictures
 
     start = None if wish.start == NONE else wish.start
     if wish.recipe is not None:
         refuse_options("--recipe", {"scale": wish.scale})
         plan = config.read(wish.recipe)
-        return replace(plan, recipe=replace(plan.recipe, **wish.changes)), start, None
-    found = folder.inspect(find_pictures(wish.sources)) if whole is None else _folder_of(whole)
+        return replace(plan, recipe=config.changed(plan.recipe, wish.changes, THE_OPTIONS)), start, None
+    found = folder.inspect(_found(wish)) if whole is None else _folder_of(whole)
     if wish.arch == PHOTO and wish.start is None and wish.scale is None and found.form.channels in (1, 3):
         start = PHOTO
     if start is not None:
@@ -106,15 +110,22 @@ def _plan(wish: Wish, whole: Dataset | None) -> tuple[Config, str | None, Folder
     scale = wish.scale or (folder.SMALL if wish.arch == HYPERPRIOR else folder.BASE)
     plan = folder.plan(found, MINUTES, scale, None if start is None else _architecture(start))
     length = {"minutes": 0.0} if "steps" in wish.changes and "minutes" not in wish.changes else {}
-    recipe = replace(plan.recipe, **length, **wish.changes)
+    recipe = config.changed(plan.recipe, length | wish.changes, THE_OPTIONS)
     if not recipe.minutes and recipe.steps == folder.ENDLESS:
         raise OptionError("--minutes 0: training would not end; give some, or --steps")
-    if recipe.minutes and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
-        raise OptionError("several processes share no clock: say with --steps how long they train")
     _say_found(found, recipe.crop_px, recipe.batch, start or "the principal components of the pictures")
     about = f"Trained on {found}; from {Path(start).name if start else 'nothing'}."
     card = plan.card | {"name": wish.out.stem, "description": about}
     return replace(plan, recipe=recipe, card=card), start, found
+
+
+def _found(wish: Wish) -> list[Path]:
+    """The files to learn from; none that this command makes."""
+    from calotype.learn.data import find_pictures
+
+    made = {path.resolve() for path in written(wish.out)}
+    found = [path for path in find_pictures(wish.sources) if path.resolve() not in made]
+    return [path for path in found if not path.resolve().is_relative_to(wish.run.resolve())]
 
 
 def _check_options(wish: Wish) -> None:
@@ -138,13 +149,12 @@ def _architecture(start: str) -> Architecture:
 
 
 def _data(wish: Wish, plan: Config, found: Folder | Dataset | None, fabric: Fabric) -> Data:
-    from calotype.learn.data import find_pictures
     from calotype.learn.fit import Data
     from calotype.learn.samples import Form
 
     if isinstance(found, Dataset):
         return Data.of(list(found.train.images), list(found.validation.images), fabric.device)
-    paths = find_pictures(wish.sources) if found is None else found.paths
+    paths = _found(wish) if found is None else found.paths
     form = Form(plan.architecture.channels) if found is None else found.form
     least_px = 1 if wish.arch == HYPERPRIOR else plan.recipe.crop_px
     return Data.find(paths, wish.lossless, wish.validation, least_px, fabric.device, form)

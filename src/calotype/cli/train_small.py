@@ -35,7 +35,7 @@ def train_small(
     out: Path,
     recipe: str | None,
     start: str | None,
-    run: Path | None,
+    folder: Path,
     changes: dict[str, Any],
     data_folder: Path | None,
     size_px: int | None,
@@ -45,7 +45,7 @@ def train_small(
     if len(sources) != 1:
         raise OptionError(f"--arch {arch} takes one data set or folder, not {len(sources)}")
     data = datasets.load(sources[0], data_folder, size_px)
-    folder, recipe_path = run or out.with_suffix(".run"), None if recipe is None else Path(recipe)
+    recipe_path = None if recipe is None else Path(recipe)
     if start is not None and arch in (PCA, *LOSSLESS_ARCHS):
         raise OptionError(f"--from has no effect with --arch {arch}: leave it out")
     if arch in LOSSLESS_ARCHS:

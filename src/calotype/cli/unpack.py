@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
-from calotype import arrays, bands, library
+from calotype import arrays, library
 from calotype.archive import Archive, Entry
 from calotype.cli import files, options, pictures
-from calotype.cli.console import FAILURES, complain, say, shown, watched
+from calotype.cli.console import FAILURES, complain, printable, say, shown, watched
 from calotype.cli.files import Job
-from calotype.cli.pictures import FORMATS, NPY
+from calotype.cli.pictures import NPY
 from calotype.errors import InputError
+from calotype.header import unpack_header
 
 
 def opened(path: Path, model: str | None) -> Archive:
@@ -69,21 +69,29 @@ def extract(
             _write_all(source, entries, Path(output or "."), suffix, overwrite, quiet)
         else:
             target = None if output == files.STANDARD else Path(output)
-            _write(source, entries[0], Job(archive, target), suffix, overwrite=overwrite)
+            _, lost = _write(source, entries[0], Job(archive, target), suffix, overwrite=overwrite)
+            _note(entries[0], lost, quiet=quiet)
 
 
-def _write(source: Archive, entry: Entry, job: Job, suffix: str, *, overwrite: bool) -> int:
+def _write(source: Archive, entry: Entry, job: Job, suffix: str, *, overwrite: bool) -> tuple[int, tuple[str, ...]]:
+    """Write an image; the bytes that it takes, and what is lost."""
     files.check_target(job, overwrite=overwrite)
-    data = _serialised(source, entry, suffix)
+    data, lost = _serialised(source, entry, suffix)
     files.write(job, data)
-    return len(data)
+    return len(data), lost
 
 
-def _serialised(source: Archive, entry: Entry, suffix: str) -> bytes:
-    image = source.array(entry) if suffix == NPY else source.image_or_array(entry)
-    if isinstance(image, np.ndarray):
-        return bands.serialise(image, f".{suffix}")
-    return pictures.save(image, FORMATS[suffix])
+def _serialised(source: Archive, entry: Entry, suffix: str) -> tuple[bytes, tuple[str, ...]]:
+    file = source.file(entry)
+    if file is not None:
+        data, model = file
+        return pictures.serialise(pictures.develop(data, suffix, model=model), suffix, unpack_header(data))
+    return pictures.serialise(source.array(entry) if suffix == NPY else source.image_or_array(entry), suffix)
+
+
+def _note(entry: Entry, lost: tuple[str, ...], *, quiet: bool) -> None:
+    if lost and not quiet:
+        say(f"calotype: note: {printable(entry.name)}: {', '.join(lost)}")
 
 
 def _target(folder: Path, name: str, suffix: str) -> Path:
@@ -106,7 +114,9 @@ def _write_all(source: Archive, entries: list[Entry], folder: Path, suffix: str,
             target = _target(folder, entry.name, suffix)
             if claimed.setdefault(target, entry.name) != entry.name:
                 raise FileExistsError(f"{target} is the output of {claimed[target]} already: extract it with -o")
-            written_bytes += _write(source, entry, Job(None, target), suffix, overwrite=overwrite)
+            size_bytes, lost = _write(source, entry, Job(None, target), suffix, overwrite=overwrite)
+            written_bytes += size_bytes
+            _note(entry, lost, quiet=quiet)
         except BrokenPipeError:  # noqa: PERF203
             raise
         except FAILURES as error:

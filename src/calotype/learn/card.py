@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from calotype.learn.config import VISUAL
 from calotype.markdown import table
 from calotype.pixels import Picture, Samples
 from calotype.runtime import Runtime
+from calotype.whole import write_whole
 
 WORST_LEVEL = 96
 WORST_PX = 128
@@ -125,7 +127,9 @@ def text(bundle: Bundle, worst: str) -> str:
 def write(bundle: Bundle, runtime: Runtime, pictures: Sequence[Picture]) -> Path:
     """Write the card NAME.md, and its picture NAME-worst.png, beside a bundle; returns the card's path."""
     picture = bundle.path.with_name(f"{bundle.path.stem}-worst.png")
-    worst_crops(runtime, pictures).save(picture)
+    sheet = io.BytesIO()
+    worst_crops(runtime, pictures).save(sheet, "PNG")
+    write_whole(picture, sheet.getvalue())
     path = bundle.path.with_suffix(".md")
-    path.write_text(text(bundle, picture.name))
+    write_whole(path, text(bundle, picture.name).encode())
     return path

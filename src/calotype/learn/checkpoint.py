@@ -47,11 +47,6 @@ def load(path: Path, keys: Collection[str] = ()) -> dict[str, Any]:
     return state
 
 
-def save_weights(state: dict[str, Any], path: Path) -> None:
-    """The averaged weights of a state in float16: what it takes to train on, without the optimisers."""
-    save({name: value.half() for name, value in state["average"].items()}, path)
-
-
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Weights in float32, from a file of weights or a checkpoint.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from calotype.errors import OptionError
 from calotype.learn import plan
-from calotype.manifest import HALO_PX
+from calotype.manifest import HALO_PX, LIMITS
 
 MSE, VISUAL = OBJECTIVES = "mse", "visual"
 RECIPES = Path(__file__).parent / "recipes"
@@ -100,11 +102,18 @@ class Config:
 _MAY_BE_ZERO = {"minutes", "seed", "warmup", "dyadic_from", "fine_level"}
 _SMALLEST = 1e-9
 _LIMITS: dict[str, tuple[float, float]] = {
-    name: (0 if name in _MAY_BE_ZERO else 1 if isinstance(value, int) else _SMALLEST, plan.MOST)
-    for name, value in (asdict(Architecture()) | asdict(Recipe())).items()
+    **{
+        name: (0 if name in _MAY_BE_ZERO else 1 if isinstance(value, int) else _SMALLEST, plan.MOST)
+        for name, value in (asdict(Architecture()) | asdict(Recipe())).items()
+    },
+    **{name: (1, LIMITS[name]) for name in ("channels", "y_channels", "z_channels")},
+    "prior_width": (1, LIMITS["prior_channels"]),
+    "blocks": (1, HALO_PX // 8),
+    "ema": (0, 1),
+    "seed": (0, 2**32 - 1),
 }
 _RULES = plan.Rules(
-    limits=_LIMITS | {"blocks": (1, HALO_PX // 8), "ema": (0, 1)},
+    limits=_LIMITS,
     choices={"context_steps": (2, 4), "objective": OBJECTIVES},
     multiples={"crop_px": 64, "y_channels": 4},
 )
@@ -122,8 +131,16 @@ def read(name: str | Path) -> Config:
     values = plan.sections(path, f"; give a JSON file or one of: {shipped_names}")
     card = {**Config().card, **values.get("card", {})}
     plan.check_card(card, str(path))
-    return Config(
-        plan.changed(Architecture(), values.get("architecture", {}), str(path), _RULES),
-        plan.changed(Recipe(), values.get("recipe", {}), str(path), _RULES),
-        card,
-    )
+    arch = plan.changed(Architecture(), values.get("architecture", {}), str(path), _RULES)
+    if arch.lambda_min > arch.lambda_max:
+        raise OptionError(f"{path}: lambda_min {arch.lambda_min:g} is over lambda_max {arch.lambda_max:g}")
+    return Config(arch, changed(Recipe(), values.get("recipe", {}), str(path)), card)
+
+
+def changed(recipe: Recipe, values: Mapping[str, Any], source: str) -> Recipe:
+    """A recipe with other values; `source` says where they come from.
+
+    Raises:
+        OptionError: If one is not allowed.
+    """
+    return plan.changed(recipe, values, source, _RULES)

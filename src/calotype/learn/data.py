@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -23,6 +24,7 @@ from calotype.learn.config import Recipe
 from calotype.learn.samples import FAILURES, Form, read, size_px
 from calotype.manifest import LEVELS
 from calotype.pixels import Samples
+from calotype.threads import cores
 
 NO_PICTURES = {".tsv", ".txt", ".json", ".jsonl", ".md", ".csv"}
 MEMORY_SHARE = 0.5
@@ -54,8 +56,9 @@ def memory_bytes(device: torch.device) -> int:
     """Free memory where pictures would be held."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # under torchrun, each holds them
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // processes
     except (AttributeError, ValueError):  # not on Windows
         return 4 << 30
 
@@ -67,6 +70,17 @@ def padded_to(picture: Tensor, height: int, width: int) -> Tensor:
     sides = zip(picture.shape, (height, width), strict=False)
     rows, columns = (torch.arange(max(side, least)).clamp_max(side - 1) for side, least in sides)
     return picture[rows][:, columns]
+
+
+def _sizes_px(paths: Sequence[Path]) -> list[tuple[int, int] | str]:
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(size_px, paths))
+
+
+def usable(paths: Sequence[Path], least_px: int) -> list[Path]:
+    """Files that are pictures, no side of which is shorter, as far as can be told without decoding them."""
+    sizes = zip(paths, _sizes_px(paths), strict=True)
+    return [path for path, size in sizes if isinstance(size, tuple) and min(size) >= least_px]
 
 
 class Pictures(Sequence[Tensor]):
@@ -96,13 +110,12 @@ class Pictures(Sequence[Tensor]):
         self.skipped: dict[Path, str] = {}
         self.paths: list[Path] = []
         sizes: list[tuple[int, int]] = []
-        with ThreadPoolExecutor() as pool:
-            for path, size in zip(paths, pool.map(size_px, paths), strict=True):
-                if isinstance(size, tuple) and min(size) >= least_px:
-                    self.paths.append(path)
-                    sizes.append(size)
-                else:
-                    self.skipped[path] = size if isinstance(size, str) else f"a side is under {least_px} pixels"
+        for path, size in zip(paths, _sizes_px(paths), strict=True):
+            if isinstance(size, tuple) and min(size) >= least_px:
+                self.paths.append(path)
+                sizes.append(size)
+            else:
+                self.skipped[path] = size if isinstance(size, str) else f"a side is under {least_px} pixels"
         self.area_px = np.array([height * width for height, width in sizes], np.float64)
         self.held = self._hold(memory_bytes(self.device) * MEMORY_SHARE if most_bytes is None else most_bytes)
         if not self.paths:
@@ -122,10 +135,10 @@ class Pictures(Sequence[Tensor]):
         if self.form.channels * self.form.depth / 8 * self.area_px.sum() > most_bytes:
             return None
         with ThreadPoolExecutor() as pool:
-            pictures = list(pool.map(self._try, self.paths))
+            pictures = list(pool.map(self._try_held, self.paths))
         whole = [i for i, picture in enumerate(pictures) if picture is not None]
         self.paths, self.area_px = [self.paths[i] for i in whole], self.area_px[whole]
-        return [p.to(self.device) for p in pictures if p is not None]
+        return [picture for picture in pictures if picture is not None]
 
     def _try(self, path: Path) -> Tensor | None:
         try:
@@ -133,6 +146,15 @@ class Pictures(Sequence[Tensor]):
         except FAILURES as error:
             self.skipped[path] = str(error)
             return None
+
+    def _try_held(self, path: Path) -> Tensor | None:
+        picture = self._try(path)
+        return None if picture is None else picture.to(self.device)
+
+    def leave_device(self) -> None:
+        """Hold pictures in the memory of the processor, from where workers may take them."""
+        if self.held is not None:
+            self.held = [picture.cpu() for picture in self.held]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -145,6 +167,11 @@ class Pictures(Sequence[Tensor]):
         order = np.random.default_rng(seed).permutation(len(self)).tolist()
         drawn = (self.held[i] if self.held is not None else self._try(self.paths[i]) for i in order)
         return islice((picture for picture in drawn if picture is not None), count)
+
+
+def _leave_interrupts(_: int) -> None:
+    """Ctrl-C reaches workers, too, but it is the trainer that saves and ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Crops(Dataset[tuple[Tensor, int]]):
@@ -162,6 +189,14 @@ class Crops(Dataset[tuple[Tensor, int]]):
         self.shares = [None if pool is None else pool.area_px / pool.area_px.sum() for pool in self.pools]
         self.recipe = recipe
         self.salt = 0
+        if not self.all_held:
+            for pool in filter(None, self.pools):
+                pool.leave_device()
+
+    @property
+    def all_held(self) -> bool:
+        """Whether no picture needs to be read when it is drawn, which workers do."""
+        return all(pool is None or pool.held is not None for pool in self.pools)
 
     def __getitem__(self, n: int) -> tuple[Tensor, int]:
         random = np.random.default_rng([self.recipe.seed, self.salt, n])
@@ -194,9 +229,13 @@ class Crops(Dataset[tuple[Tensor, int]]):
         count = self.recipe.batch
         numbers = (range(step * count + rank, (step + 1) * count, world) for step in range(start, stop))
         if workers is None:
-            held = all(pool is None or pool.held is not None for pool in self.pools)
-            workers = 0 if held else max(1, (os.cpu_count() or 1) // world)
-        loader: DataLoader[tuple[Tensor, int]] = DataLoader(self, batch_sampler=numbers, num_workers=workers)  # pyright: ignore[reportArgumentType]
+            workers = 0 if self.all_held else max(1, cores() // world)
+        loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+            self,
+            batch_sampler=numbers,  # pyright: ignore[reportArgumentType]
+            num_workers=workers,
+            worker_init_fn=_leave_interrupts,
+        )
         pictures = self.pools[0]
         assert pictures is not None
         try:

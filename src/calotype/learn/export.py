@@ -29,7 +29,7 @@ from calotype.learn.graph import Graph, numpy_of
 from calotype.learn.model import Codec
 from calotype.learn.prior import HyperSynthesis, StepPrior
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
-from calotype.pixels import Picture
+from calotype.pixels import EXACT_DB, Picture
 from calotype.proof import Layer, prove
 from calotype.runtime import Runtime
 from calotype.steps import channels_by_place
@@ -229,7 +229,7 @@ def measure(runtime: Runtime, pictures: Sequence[Picture], head: int = 0) -> lis
     for level in CURVE_LEVELS:
         files = [coder.at_level(level) for coder in coders]
         bpp = [8 * len(f) / p.samples[..., 0].size for f, p in zip(files, pictures, strict=True)]
-        psnr_db = [coder.psnr_db(f) for coder, f in zip(coders, files, strict=True)]
+        psnr_db = [min(EXACT_DB, coder.psnr_db(f)) for coder, f in zip(coders, files, strict=True)]
         curve.append({"level": level, "bpp": round(fmean(bpp), 4), "psnr_db": round(fmean(psnr_db), 3)})
     return curve
 

@@ -22,7 +22,7 @@ from calotype import bundle, library
 from calotype.errors import InputError, OptionError
 from calotype.learn import card, checkpoint, config
 from calotype.learn.config import VISUAL, Architecture, Config, Recipe
-from calotype.learn.data import Crops, Pictures, find_pictures
+from calotype.learn.data import Crops, Pictures, find_pictures, usable
 from calotype.learn.export import add_visual_head, export
 from calotype.learn.grow import origin, with_one_channel
 from calotype.learn.look import LEAST_PX
@@ -41,6 +41,8 @@ SAVED_SHARE, VALIDATED_SHARE, ROW_STEPS = 0.02, 0.1, 10
 """Of a run by the clock, of which nobody knows how many steps it will have."""
 HELD_OUT_SHARE, MOST_HELD_OUT = 20, 24
 MOST_CALIBRATION, CALIBRATION_PX = 200, 512
+JUDGED_PX = 1024
+"""Of larger pictures the middle goes into the card's curve: it takes 9 levels of each."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,22 @@ class Data:
         device: torch.device,
         form: Form = Form(),  # noqa: B008 (it is frozen)
     ) -> Data:
-        """Read pictures; without any for validation, one in 20 of the others is held out."""
-        held_out = find_pictures(validation) if validation else paths[::HELD_OUT_SHARE][:MOST_HELD_OUT]
-        chosen = [p for p in paths if p not in set(held_out)] if len(paths) > len(held_out) else paths
-        fine = find_pictures(lossless) if lossless else []
+        """Read pictures; without any for validation, one in 20 of the others is held out.
+
+        None is learned from that is held out; but a single one is both.
+        """
+        held_out = find_pictures(validation) if validation else usable(paths, least_px)[::HELD_OUT_SHARE]
+        held_out = held_out[:MOST_HELD_OUT]
+        chosen = _without(paths, held_out)
+        if not chosen:
+            if validation:
+                raise InputError("--validation: these are all the pictures: leave some to learn from")
+            chosen = paths
+        fine = _without(find_pictures(lossless), held_out) if lossless else []
         return cls(
             Pictures(chosen, least_px, device, form=form),
             Pictures(fine, least_px, device, form=form) if fine else None,
-            Pictures(held_out[:MOST_HELD_OUT], min(64, least_px), form=form),
+            Pictures(held_out, min(64, least_px), form=form),
             listing_of(f"{path.name}, {path.stat().st_size} bytes" for path in [*chosen, *fine] if path.is_file()),
         )
 
@@ -93,6 +103,12 @@ class Data:
         """The middles of some pictures to fit the tables to: of lossless ones if there are any."""
         for picture in (self.fine or self.train).sample(MOST_CALIBRATION, seed):
             yield as_picture(middle(picture, CALIBRATION_PX, CALIBRATION_PX))
+
+
+def _without(paths: list[Path], others: list[Path]) -> list[Path]:
+    """Files that are none of the others, however each is spelled."""
+    left_out = {path.resolve() for path in others}
+    return [path for path in paths if path.resolve() not in left_out]
 
 
 def as_picture(samples: Tensor) -> Picture:
@@ -286,7 +302,7 @@ def to_bundle(folder: Path, data: Data, out: Path, start: str | None, device: to
     plan = config.read(folder / CONFIG)
     state = checkpoint.load(folder / CHECKPOINT, STATE)
     weights: dict[str, Any] = state["average"]
-    validation = [as_picture(p) for p in data.validation]
+    validation = [as_picture(middle(p, JUDGED_PX, JUDGED_PX)) for p in data.validation]
     made = {"steps_trained": state["step"], "hours": round(hours(folder), 2), "hardware": hardware(device)}
     if plan.recipe.objective == VISUAL:
         add_visual_head(library.find(start), plan.recipe, weights, made, out, validation)

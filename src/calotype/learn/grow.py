@@ -19,6 +19,8 @@ from calotype.learn.config import Architecture
 from calotype.learn.model import Codec
 
 FIT_LEVEL = 208
+RIDGE = 1e-12
+"""Of the trace of a covariance, on its diagonal: grey pictures stored as RGB have none in most directions."""
 """The level at which the residual is fitted: a high one, where the loss matters."""
 
 
@@ -133,7 +135,9 @@ def _missing_directions(codec: Codec, crops: Tensor, count: int) -> tuple[Tensor
     level = torch.full((len(crops),), FIT_LEVEL)
     lost = crops - codec.g_s(codec.g_a(crops, level), level)
     x, t = (F.pixel_unshuffle(v, 16).permute(0, 2, 3, 1).flatten(0, 2).double() for v in (crops, lost))
-    fit = torch.linalg.solve(x.T @ x, x.T @ t).T
+    energy = x.T @ x
+    energy.diagonal().add_(energy.trace() * RIDGE)
+    fit = torch.linalg.solve(energy, x.T @ t).T
     restored = x @ fit.T
     directions = torch.linalg.eigh(restored.T @ restored)[1].flip(1)[:, :count]
     return (directions.T @ fit).float(), directions.float()

@@ -132,10 +132,3 @@ def visual_error(x: Tensor, x_hat: Tensor) -> Tensor:
     return sum(
         (s * w * e for s, w, e in zip(SHARES, worths, errors, strict=True)), torch.zeros(len(x), device=x.device)
     )
-
-
-def ssimulacra2_score(error: Tensor) -> Tensor:
-    """The score of an error: 100 is perfect, 90 visually lossless, 70 high quality."""
-    e = error * 0.9562382616834844
-    e = 2.326765642916932 * e - 0.020884521182843837 * e**2 + 6.248496625763138e-05 * e**3
-    return 100 - 10 * e.clamp_min(0) ** 0.6276336467831387

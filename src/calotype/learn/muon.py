@@ -51,6 +51,9 @@ class Muon(torch.optim.Optimizer):
 
     def _momentum(self, p: Tensor, momentum: float) -> Tensor:
         assert p.grad is not None
-        buffer = self.state[p].setdefault("buffer", torch.zeros_like(p))
+        state = self.state[p]
+        if "buffer" not in state:
+            state["buffer"] = torch.zeros_like(p)
+        buffer: Tensor = state["buffer"]
         buffer.lerp_(p.grad, 1 - momentum)
         return p.grad.lerp(buffer, momentum)

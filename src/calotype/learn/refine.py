@@ -24,6 +24,7 @@ from calotype.coding import Tables
 from calotype.learn.dyadic import STREAM_BITS, keep_rounded
 from calotype.learn.model import Codec, lambda_of
 from calotype.learn.restore import codec_of
+from calotype.learn.transforms import as_shown
 from calotype.tiling import Window
 
 Floats = NDArray[np.float32]
@@ -111,7 +112,7 @@ class Objective:
         z_hat = rounded(z)
         y_hat, mean, index = self.codec.predict(y, self.codec.h_s.biased(z_hat, self.bias), lambda v, _: rounded(v))
         x_hat = self.codec.g_s(self.around + F.pad(y_hat, self.margins), self.level)
-        error = x_hat[:, :, : self.x.shape[2], : self.x.shape[3]] - self.x
+        error = as_shown(x_hat[:, :, : self.x.shape[2], : self.x.shape[3]]) - self.x
         z_bits = self.costs(z_hat - self.z_mean, self.z_index.expand_as(z_hat))
         rate_bits = z_bits.sum() + self.costs(y_hat - mean, index).sum()
         return rate_bits + self.worth_bits * error.square().sum()

@@ -69,9 +69,15 @@ def raw(path: Path) -> Samples:
         samples = bands.read(stream)
         if samples is None:
             with Image.open(stream) as image:
-                plain = image if image.mode.startswith("I") else image.convert("RGB")
-                samples = pixels.from_image(plain, strip=True).samples
+                samples = _still(image)
     return samples
+
+
+def _still(image: Image.Image) -> Samples:
+    try:
+        return pixels.from_image(image, strip=True).samples
+    except RuntimeError as error:  # of AVIF's decoder
+        raise InputError(f"the picture cannot be read: {error}") from error
 
 
 def read(path: Path, form: Form) -> Tensor:

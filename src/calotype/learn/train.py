@@ -23,6 +23,7 @@ from calotype.learn.look import visual_error
 from calotype.learn.model import Codec, lambda_of
 from calotype.learn.muon import Muon
 from calotype.learn.start import start_as_transform
+from calotype.learn.transforms import as_shown
 
 START_CROPS, GROWTH_CROPS = 256, 384
 MOST_ROLLBACKS = 8
@@ -56,10 +57,10 @@ class Objective(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         coded = self.codec(x, level)
-        lam = lambda_of(self.codec.arch, level)
+        lam, x_hat = lambda_of(self.codec.arch, level), as_shown(coded.x_hat)
         bpp = (coded.y_bits + coded.z_bits) / (x.shape[2] * x.shape[3])
-        loss = (bpp + lam * 255**2 * self.error(x, coded.x_hat)) / lam.sqrt()
-        return torch.stack([loss.mean(), bpp.mean(), mse(x, coded.x_hat).mean()])
+        loss = (bpp + lam * 255**2 * self.error(x, x_hat)) / lam.sqrt()
+        return torch.stack([loss.mean(), bpp.mean(), mse(x, x_hat).mean()])
 
 
 def rate_factor(step: int, recipe: Recipe, seconds: float = 0.0) -> float:
@@ -227,7 +228,7 @@ def run(
         stopped: Asked after each step.
         every: Steps between reports, the same in all processes. A state that is not finite is found there, and undone.
     """
-    ended = partial(_ended, training, stopped, every)
+    ended = partial(_ended, training, stopped)
     good = training.state()
     while not ended():
         training.crops.salt = training.rollbacks
@@ -240,21 +241,20 @@ def run(
                 report(row)
 
 
-def _ended(training: Training, stopped: Callable[[], bool], every: int) -> bool:
-    """Whether the last step is done, or a stop was asked for; all processes agree."""
+def _ended(training: Training, stopped: Callable[[], bool]) -> bool:
+    """Whether the last step is done, or a stop was asked for; all processes agree, though they hear of it apart."""
     fabric = training.fabric
     if training.progress >= 1:
         return True
     if fabric.world_size == 1:
         return stopped()
-    if training.step % every:  # processes hear of a stop at different steps; they agree now and then
-        return False
     return bool(fabric.all_reduce(torch.tensor(float(stopped()), device=fabric.device), reduce_op="sum"))
 
 
-def _agreed(fabric: Fabric, seconds: float) -> float:
-    """The time taken, for all processes alike: learning rates follow it, and the end of a run."""
-    if fabric.world_size == 1:
+def _agreed(training: Training, seconds: float) -> float:
+    """The time taken, for all processes alike where learning rates follow it, and the end of the run."""
+    fabric = training.fabric
+    if fabric.world_size == 1 or not training.recipe.minutes:
         return seconds
     mean = fabric.all_reduce(torch.tensor(seconds, dtype=torch.float64, device=fabric.device), reduce_op="mean")
     assert isinstance(mean, Tensor)
@@ -268,16 +268,17 @@ def _rows(training: Training, ended: Callable[[], bool], every: int) -> Iterator
     for x, level in training.crops.batches(first, training.recipe.steps, fabric.global_rank, fabric.world_size):
         sums += training.advance(x, level)
         now = time.monotonic()
-        training.seconds, then = _agreed(fabric, training.seconds + now - then), now
+        training.seconds, then = _agreed(training, training.seconds + now - then), now
         last = ended()
         if training.step % every and not last:
             continue
         means = fabric.all_reduce(sums, reduce_op="mean")
         assert isinstance(means, Tensor)
         loss, bpp, mse = (means / (training.step - first)).tolist()
+        reported = time.monotonic()
         yield Row(training.step, training.progress, loss, bpp, mse, training.rollbacks)
         if last:
             return
         first = training.step
         sums.zero_()
-        then = time.monotonic()
+        then += time.monotonic() - reported  # that time is no training; a wait for the device just before it is

@@ -98,6 +98,14 @@ def to_pixels(x: Tensor, block: int) -> Tensor:
     return x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
+def as_shown(x_hat: Tensor) -> Tensor:
+    """A synthesised picture as decoders show it, clipped to [-0.5, 0.5], with the gradient of the identity.
+
+    What lies beyond is no error; what should lie within is still drawn back, which it would not be by a plain clip.
+    """
+    return x_hat + (x_hat.clamp(-0.5, 0.5) - x_hat).detach()
+
+
 class Analysis(nn.Module):
     """g_a: picture (b, c, h, w) in [-0.5, 0.5] and level -> y (b, m, h/16, w/16) in units of the quantiser step.
 

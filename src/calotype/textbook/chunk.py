@@ -85,8 +85,8 @@ def check_images(bundle: TextbookBundle, images: NDArray[np.uint8 | np.uint16]) 
     if images.shape[1:] != bundle.image or images.dtype != np.uint8 or not 1 <= len(images) <= MAX_IMAGES:
         height, width, channels = bundle.image
         raise InputError(
-            f"the model {bundle.name} codes 1 to {MAX_IMAGES} images of {width}x{height} pixels, {channels} channels, "
-            f"8 bits; these are {images.dtype} of {' x '.join(map(str, images.shape))}"
+            f"the model {bundle.name} codes images of {width}x{height} pixels, {channels} channels, 8 bits, up to "
+            f"{MAX_IMAGES} at once; given: {len(images)} of {' x '.join(map(str, images.shape[1:]))}, {images.dtype}"
         )
     return images.astype(np.uint8, copy=False)
 

@@ -10,7 +10,7 @@ from calotype import container
 from calotype.container import Container
 from calotype.errors import InputError, UnsupportedFile
 from calotype.header import TILE_UNIT_PX, Coding, Header
-from calotype.pixels import Picture
+from calotype.pixels import Picture, as_grey
 from calotype.runtime import Floats
 from calotype.textbook.chunk import check_images, pack_symbols, quantise, unpack_symbols
 from calotype.textbook.model import Model, TextbookBundle, values_of
@@ -33,6 +33,8 @@ class ImageCoder:
         """
         if picture.alpha is not None:
             raise InputError(f"the picture has alpha; the model {model.bundle.name} codes none")
+        if model.bundle.image[2] == 1:
+            picture = as_grey(picture)
         return cls(picture, model, model.analyse(check_images(model.bundle, picture.samples[None])))
 
     def at_level(self, level: int) -> bytes:

@@ -25,6 +25,7 @@ from calotype.learn.card import bullets, facts
 from calotype.learn.fit import CHECKPOINT, CONFIG, hardware, until_told
 from calotype.learn.plan import MOST, Rules, changed, other_run, sections, write
 from calotype.learn.watch import LOG
+from calotype.whole import write_whole
 
 USUAL = {
     "lossless-vae": (Architecture(latents=(50,), width=200, depth=1), Recipe()),
@@ -152,7 +153,7 @@ def _write(training: Training, plan: Plan, out: Path) -> None:
     }
     export(training.model, plan.card | made | {"recipe": asdict(plan.recipe)}, out)
     written = bundle_of(bundle.read_file(out))
-    out.with_suffix(".md").write_text(card_text(written, made))
+    write_whole(out.with_suffix(".md"), card_text(written, made).encode())
 
 
 def card_text(written: LatentBundle, made: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from calotype.learn.card import bullets, facts
 from calotype.markdown import table
 from calotype.textbook.model import TextbookBundle
+from calotype.whole import write_whole
 
 _MADE = ("epochs_trained", "minutes", "hardware", "validation_loss", "folds")
 
@@ -44,5 +45,5 @@ def text(bundle: TextbookBundle) -> str:
 def write(bundle: TextbookBundle) -> Path:
     """Write the card NAME.md beside a bundle; returns its path."""
     path = bundle.path.with_suffix(".md")
-    path.write_text(text(bundle))
+    write_whole(path, text(bundle).encode())
     return path
