@@ -296,5 +296,10 @@ def test_models_are_compared_and_are_anchors(folder: Path, tmp_path: Path) -> No
     table = bd_tables(results)["psnr_db"]
     assert table.anchors == ("WebP", "photo")
     assert table.rows[1].bd_rate[1] == 0
+    slowest = run.choose("webp", slowest=True, models=["photo"])[-2:]
+    assert [(codec.name, codec.settings.split(",")[0]) for codec in slowest] == [
+        ("photo", "effort 2"),
+        ("photo (effort 7)", "effort 7"),
+    ]
     with pytest.raises(ModelNotFound):
         run.choose("webp", slowest=False, models=["nowhere"])

@@ -25,6 +25,7 @@ from calotype.codec import runtime_of
 from calotype.decoder import develop, tile_latents
 from calotype.errors import InputError, OptionError
 from calotype.learn import folder as folders
+from calotype.learn import rates
 from calotype.learn.config import Architecture, Recipe
 from calotype.learn.data import Pictures, find_pictures
 from calotype.learn.fit import weights_from
@@ -277,3 +278,13 @@ def test_a_run_by_the_clock_goes_on_where_it_was(tmp_path: Path, photo: Image.Im
     assert progress == sorted(progress)
     assert progress[-1] == 1
     assert out.exists()
+
+
+def test_smooth_pictures_bear_smaller_rates(photo: Image.Image, photo_model: Bundle) -> None:
+    arch = Architecture(**{**photo_model.manifest.card["architecture"], "channels": 1})
+    grey = np.asarray(photo.convert("L").crop((200, 40, 328, 168)))[..., None]
+    smooth = np.asarray(Image.fromarray(grey[..., 0]).reduce(8).resize((128, 128), Image.Resampling.BICUBIC))[..., None]
+    weights = weights_from("photo", arch)
+    recipes = [rates.suited(Recipe(crop_px=64), arch, weights, Pictures.of([x], "cpu")) for x in (grey, smooth)]
+    assert [recipe.muon_rate for recipe in recipes] == [rates.USUAL.muon_rate, rates.GENTLE.muon_rate]
+    assert {recipe.crop_px for recipe in recipes} == {64}

@@ -152,14 +152,17 @@ _classic = partial(Codec, version=_classic_version)
 _SMALL_JPEG = {"optimize": True, "progressive": True}
 _AVIF_FOR_PSNR = {"subsampling": "4:4:4", "codec": "aom", "advanced": {"tune": "psnr"}}
 
+SLOWEST_EFFORT = 7
+_AT_SLOWEST = f" (effort {SLOWEST_EFFORT})"
+
 CALOTYPE = _ours("calotype", ".calo", _calotype(effort=2), settings="effort 2, the default")
 CALOTYPE_QUICK = _ours("calotype (effort 1)", ".e1.calo", _calotype(effort=1), settings="effort 1")
 CALOTYPE_SLOW = _ours("calotype (effort 4)", ".e4.calo", _calotype(effort=4), settings="effort 4")
 CALOTYPE_SLOWEST = _ours(
-    "calotype (effort 7)",
+    f"calotype{_AT_SLOWEST}",
     ".e7.calo",
-    _calotype(effort=7),
-    settings="effort 7; needs the extra learn",
+    _calotype(effort=SLOWEST_EFFORT),
+    settings=f"effort {SLOWEST_EFFORT}; needs the extra learn",
     slow=True,
     version=_calotype_learn_version,
 )
@@ -226,6 +229,11 @@ FAMILIES: dict[str, tuple[Codec, ...]] = {
 CODECS: dict[str, Codec] = {codec.name: codec for family in FAMILIES.values() for codec in family}
 
 
+def model_codecs(model: str, *, slowest: bool) -> list[Codec]:
+    """A model of one's own as codecs: at the default effort and, if asked for, at that which refines."""
+    return [codec_named(model), *([codec_named(model + _AT_SLOWEST)] if slowest else [])]
+
+
 @lru_cache
 def codec_named(name: str) -> Codec:
     """A codec of CODECS, or one's own: a model by its name or file. That one never falls back on lossless coding.
@@ -236,22 +244,23 @@ def codec_named(name: str) -> Codec:
     """
     if name in CODECS:
         return CODECS[name]
-    model = library.find(name)
+    effort = SLOWEST_EFFORT if name.endswith(_AT_SLOWEST) else DEFAULT_EFFORT
+    model = library.find(name.removesuffix(_AT_SLOWEST))
     if model.manifest.channels not in (1, 3):
         raise OptionError(f"--model {name} codes {model.manifest.channels} channels; what it is compared with, 1 or 3")
 
     def encode(image: Image.Image, quality: float) -> bytes:
-        return PictureCoder.of(from_image(image), runtime_of(model), DEFAULT_EFFORT).at_level(level_of(quality))
+        return PictureCoder.of(from_image(image), runtime_of(model), effort).at_level(level_of(quality))
 
     def decode_as_rgb(data: bytes) -> Image.Image:
         return calotype.decode(data, model=model).convert("RGB")
 
     def version() -> str:
-        return f"{_calotype_version()}, model {model.id.hex()}"
+        own = _calotype_version() if effort == DEFAULT_EFFORT else _calotype_learn_version()
+        return f"{own}, model {model.id.hex()}"
 
-    return _ours(
-        name, ".calo", encode, version=version, decode=decode_as_rgb, settings="effort 2, never stored losslessly"
-    )
+    settings = f"effort {effort}, never stored losslessly"
+    return _ours(name, f".e{effort}.calo", encode, version=version, decode=decode_as_rgb, settings=settings)
 
 
 PEERS = (AVIF, AVIF_PSNR, WEBP_SLOWEST, JPEG_OPTIMISED)

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from calotype.bench import exhibits, markdown, pace, plots, summary
-from calotype.bench.codecs import FAMILIES, Codec, codec_named
+from calotype.bench.codecs import FAMILIES, Codec, model_codecs
 from calotype.bench.measure import Cache, content, digest, jobs_of, measure_all
 from calotype.bench.report import report
 from calotype.bench.results import CodecInfo, Point, Results, Timing, read_published
@@ -55,7 +55,8 @@ def choose(names: str, *, slowest: bool, models: Sequence[str] = ()) -> tuple[Co
         if name not in FAMILIES:
             raise OptionError(f"--codecs {name!r} is not one of {', '.join(FAMILIES)}")
     chosen = [codec for name in dict.fromkeys(families) for codec in FAMILIES[name] if slowest or not codec.slow]
-    return (*chosen, *map(codec_named, dict.fromkeys(models)))
+    own = [codec for model in dict.fromkeys(models) for codec in model_codecs(model, slowest=slowest)]
+    return (*chosen, *own)
 
 
 def find_pictures(paths: Sequence[Path]) -> tuple[Path, ...]:

@@ -71,6 +71,7 @@ def written(out: Path) -> list[Path]:
 def train_photo(wish: Wish) -> None:
     """Train a codec with a bar, and write it with its card."""
     from calotype.learn import fit
+    from calotype.learn.rates import suited
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     _check_options(wish)
@@ -78,6 +79,9 @@ def train_photo(wish: Wish) -> None:
     plan, start, found = _plan(wish, whole)
     fabric = fit.make_fabric(wish.device, plan.recipe.batch)
     data = _data(wish, plan, found if whole is None else whole, fabric)
+    if start is not None and found is not None:
+        weights = fit.weights_from(start, plan.architecture)
+        plan = replace(plan, recipe=suited(plan.recipe, plan.architecture, weights, data.validation))
     columns = (TextColumn("training"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     quiet = not (STDERR.is_terminal and fabric.is_global_zero)
     shown_columns = (*columns, TextColumn("{task.fields[now]}"))

@@ -55,12 +55,14 @@ def as_unit(pictures: Sequence[Tensor], size_px: int = VALIDATION_PX, peak: int 
 
 
 @torch.no_grad()
-def curve(codec: Codec, pictures: Sequence[Tensor]) -> tuple[list[Point], Tensor]:
+def curve(
+    codec: Codec, pictures: Sequence[Tensor], levels: Sequence[int] = VALIDATION_LEVELS
+) -> tuple[list[Point], Tensor]:
     """The codec on pictures x (1, c, h, w): rate and distortion by estimated bits, and the last picture restored."""
     codec.eval()
     points: list[Point] = []
     x_hat = torch.empty(0)
-    for level in VALIDATION_LEVELS:
+    for level in levels:
         figures: list[tuple[float, float]] = []
         for x in pictures:
             coded = codec(x, torch.tensor([level], device=x.device))
