@@ -26,7 +26,7 @@ CROP_PX = 512
 TOP_QUALITY = 99
 """100 is another, lossless mode of some codecs."""
 GAIN = (0.18, 0.37)
-"""Share of the bits of `photo` 0.6.0 that a model trained from it saved: least and most of three domains (docs/own.md)."""
+"""Share of the bits of `photo` 0.6.0 that a model from it saved: least and most of three domains (docs/own.md)."""
 MODEL_BYTES = 9_900_000
 """Of such a model."""
 
