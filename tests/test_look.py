@@ -17,7 +17,7 @@ from torch import Tensor
 import calotype
 from calotype import Bundle, bundle
 from calotype.bench import metrics
-from calotype.errors import InvalidModel, OptionError
+from calotype.errors import InputError, InvalidModel, OptionError
 from calotype.header import unpack_header
 from calotype.learn.config import VISUAL, Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
@@ -146,7 +146,8 @@ def test_files_are_made_for_a_head_and_decoded_by_it(two_heads: Bundle, small_ph
 @pytest.mark.parametrize("work", ["encode", "decode"])
 def test_an_unknown_head_is_named(work: str, two_heads: Bundle, small_photo: Image.Image) -> None:
     given = small_photo if work == "encode" else calotype.encode(small_photo, model=two_heads)
-    with pytest.raises(OptionError, match=r"head 'pretty'.*psnr, visual"):
+    error = OptionError if work == "encode" else InputError  # another file's model may have such a head
+    with pytest.raises(error, match=r"head 'pretty'.*psnr, visual"):
         getattr(calotype, work)(given, head="pretty", model=two_heads)
 
 
