@@ -573,7 +573,9 @@ def test_an_interrupt_stops_quietly(folder: Path, jobs: int) -> None:
     assert len(names(folder / "out")) < 50
 
 
-def test_a_head_that_one_files_model_lacks_stops_no_other(folder: Path, digits_model: Path) -> None:
+def test_a_head_that_one_files_model_lacks_stops_no_other(
+    folder: Path, digits_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digit = Image.new("L", (8, 8), 99)
     for name, data in (
         ("1", calotype.encode(picture(), quality=30)),
@@ -581,11 +583,8 @@ def test_a_head_that_one_files_model_lacks_stops_no_other(folder: Path, digits_m
         ("3", calotype.encode(picture(seed=2), quality=30)),
     ):
         Path(f"{name}.calo").write_bytes(data)
-    os.environ["CALOTYPE_MODELS"] = str(digits_model.parent)
-    try:
-        done = run("decode", "1.calo", "2.calo", "3.calo", "-o", "out", "--head", "visual", code=1)
-    finally:
-        del os.environ["CALOTYPE_MODELS"]
+    monkeypatch.setenv("CALOTYPE_MODELS", str(digits_model.parent))
+    done = run("decode", "1.calo", "2.calo", "3.calo", "-o", "out", "--head", "visual", code=1)
     assert "2.calo: head 'visual'" in done.stderr
     assert names(Path("out")) == {"1.png", "3.png"}
 
