@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import calotype
 from calotype import bundle, pixels
-from calotype.cli import app
+from calotype.cli import app, rivals
 from calotype.errors import InputError, OptionError
 from calotype.header import unpack_header
 from calotype.learn import checkpoint, config, grow
@@ -200,6 +200,9 @@ def test_from_folder_to_file(tmp_path: Path, folder: Path, recipe: Path, photo: 
     card = bundle.read(out).manifest.card
     assert (card["name"], card["recipe"], card["steps_trained"]) == ("mine", asdict(RECIPE), 30)
     assert len(card["curve"]) >= 5
+    others = rivals.measured([np.asarray(Image.open(folder / "0.png").convert("RGB"))])
+    compared = rivals.against(others, [(row["bpp"], row["psnr_db"]) for row in card["curve"]])
+    assert f"real files of the pictures to judge by: {compared}" in result.stderr
     said = (tmp_path / "mine.md").read_text()
     assert bundle.read(out).id.hex() in said
     assert "mine-worst.png" in said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from calotype import datasets
-from calotype.bundle import PHOTO
+from calotype.bundle import PHOTO, Bundle
 from calotype.cli.console import STDERR, refuse_options, say, shown
 from calotype.datasets import Dataset
 from calotype.errors import OptionError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from calotype.learn.folder import Folder
     from calotype.learn.train import Row
     from calotype.learn.watch import Point
+    from calotype.pixels import Picture
 
 HYPERPRIOR = "hyperprior"
 """The photo codec's architecture for small images: of the small scale, and from nothing unless told otherwise."""
@@ -71,6 +72,7 @@ def written(out: Path) -> list[Path]:
 def train_photo(wish: Wish) -> None:
     """Train a codec with a bar, and write it with its card."""
     from calotype.learn import fit
+    from calotype.learn.config import VISUAL
     from calotype.learn.rates import suited
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -93,8 +95,21 @@ def train_photo(wish: Wish) -> None:
     if not finished:
         say(f"calotype: stopped; {shown(wish.run)} holds the run, and the same command goes on with it")
         raise typer.Exit(130)
-    fit.to_bundle(wish.run, data, wish.out, start, fabric.device)
-    typer.echo(f"{shown(wish.out)}: {wish.out.stat().st_size} bytes")
+    say("calotype: trained; its symbols are counted and the model is written, which takes a minute or more")
+    written = fit.to_bundle(wish.run, data, wish.out, start, fabric.device)
+    typer.echo(f"{shown(wish.out)}: {written.size_bytes} bytes")
+    if plan.recipe.objective != VISUAL:
+        _say_real(written, fit.judges(data))
+
+
+def _say_real(bundle: Bundle, pictures: Sequence[Picture]) -> None:
+    """Say how the model compares with other codecs in real files of these pictures, by which its card's curve goes."""
+    from calotype.cli import rivals
+
+    others = rivals.measured([picture.samples for picture in pictures])
+    if others:
+        ours = [(row["bpp"], row["psnr_db"]) for row in bundle.manifest.card["curve"]]
+        say(f"calotype: real files of the pictures to judge by: {rivals.against(others, ours)}")
 
 
 def _plan(wish: Wish, whole: Dataset | None) -> tuple[Config, str | None, Folder | None]:

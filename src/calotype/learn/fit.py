@@ -289,7 +289,12 @@ def hardware(device: torch.device) -> str:
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
-def to_bundle(folder: Path, data: Data, out: Path, start: str | None, device: torch.device) -> None:
+def judges(data: Data) -> list[Picture]:
+    """The pictures that a bundle is judged by, real files of them: those held out, of larger ones the middle."""
+    return [as_picture(middle(picture, JUDGED_PX, JUDGED_PX)) for picture in data.validation]
+
+
+def to_bundle(folder: Path, data: Data, out: Path, start: str | None, device: torch.device) -> bundle.Bundle:
     """Write the bundle of a run and its card: what it was made from, how good it is.
 
     Args:
@@ -302,7 +307,7 @@ def to_bundle(folder: Path, data: Data, out: Path, start: str | None, device: to
     plan = config.read(folder / CONFIG)
     state = checkpoint.load(folder / CHECKPOINT, STATE)
     weights: dict[str, Any] = state["average"]
-    validation = [as_picture(middle(p, JUDGED_PX, JUDGED_PX)) for p in data.validation]
+    validation = judges(data)
     made = {"steps_trained": state["step"], "hours": round(hours(folder), 2), "hardware": hardware(device)}
     if plan.recipe.objective == VISUAL:
         add_visual_head(library.find(start), plan.recipe, weights, made, out, validation)
@@ -310,3 +315,4 @@ def to_bundle(folder: Path, data: Data, out: Path, start: str | None, device: to
         export(replace(plan, card=plan.card | made), weights, out, data.calibration(plan.recipe.seed), validation)
     written = bundle.read(out)
     card.write(written, Runtime(written), validation)
+    return written
