@@ -22,8 +22,9 @@ from calotype.header import unpack_header
 from calotype.learn.config import VISUAL, Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.export import add_visual_head, export
-from calotype.learn.fit import Data, Watcher, fit, to_bundle
+from calotype.learn.fit import Watcher, fit, to_bundle
 from calotype.learn.look import ms_ssim, ssimulacra2_error, visual_error
+from calotype.learn.split import Data
 from calotype.learn.train import Training
 from calotype.pixels import from_image
 from conftest import psnr_db

@@ -24,13 +24,13 @@ from calotype import bundle, pixels
 from calotype.cli import app, rivals
 from calotype.errors import InputError, OptionError
 from calotype.header import unpack_header
-from calotype.learn import checkpoint, config, grow
-from calotype.learn import fit as fitting
+from calotype.learn import checkpoint, config, grow, split
 from calotype.learn.config import Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
-from calotype.learn.fit import CHECKPOINT, CONFIG, Data, Watcher, fit, make_fabric, weights_from
+from calotype.learn.fit import CHECKPOINT, CONFIG, Watcher, fit, make_fabric, weights_from
 from calotype.learn.model import Codec
 from calotype.learn.plan import PICTURES, write
+from calotype.learn.split import Data
 from calotype.learn.train import STATE, DivergedError, Row, Training, run
 from calotype.learn.transforms import as_shown
 from calotype.learn.watch import LOG, Log
@@ -115,11 +115,11 @@ def test_tables_are_fitted_to_a_sample_of_what_can_be_decoded(
     (tmp_path / "0.png").write_bytes((tmp_path / "0.png").read_bytes()[:5000])
     pictures = Pictures(find_pictures([tmp_path]), 64, most_bytes=most_bytes)
     data = Data(pictures, None, pictures)
-    monkeypatch.setattr(fitting, "CALIBRATION_PX", 128)
+    monkeypatch.setattr(split, "CALIBRATION_PX", 128)
     drawn = [picture.samples.tobytes() for picture in data.calibration(seed=3)]
     assert set(drawn) == {photo.crop((x, 0, x + 128, 96)).tobytes() for x in (1 + 32, 2, 3 + 32, 4, 5 + 32)}
     assert len(drawn) == 5
-    monkeypatch.setattr(fitting, "MOST_CALIBRATION", 2)
+    monkeypatch.setattr(split, "MOST_CALIBRATION", 2)
     assert [picture.samples.tobytes() for picture in data.calibration(seed=3)] == drawn[:2]
     assert len({picture.samples.tobytes() for seed in range(40) for picture in data.calibration(seed)}) == 5
 

@@ -14,6 +14,7 @@ from calotype.bench.measure import Cache, digest, read_rgb
 from calotype.bench.metrics import psnr_db
 from calotype.bench.report import Exhibit, Version
 from calotype.bench.results import Results
+from calotype.whole import write_whole
 
 RATE_BPP = 0.25
 """Where differences between codecs are plain to see."""
@@ -44,7 +45,7 @@ def _version(path: Path, codec: Codec, folder: Path, cache: Cache) -> Version:
     quality = cache.get(key)
     if quality is None or not file.exists():
         quality = quality_at_size(codec, image, round(RATE_BPP * area_px / 8))
-        file.write_bytes(codec.encode(image, quality))
+        write_whole(file, codec.encode(image, quality))
         cache.put(key, quality)
     data = file.read_bytes()
     decoded = codec.decode(data)

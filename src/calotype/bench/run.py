@@ -15,6 +15,7 @@ from calotype.bench.report import report
 from calotype.bench.results import CodecInfo, Point, Results, Timing, read_published
 from calotype.errors import OptionError
 from calotype.threads import cores
+from calotype.whole import write_whole
 
 QUICK_PICTURES, QUICK_QUALITIES = 4, 4
 SUFFIXES = {".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".ppm", ".avif", ".jp2"}
@@ -143,16 +144,17 @@ def _timings(results: Results, plan: Plan, cache: Cache) -> tuple[Timing, ...]:
 
 def write(results: Results, plan: Plan, cache: Cache) -> None:
     """Results as JSON and CSV, then plots, Markdown and the report."""
-    (plan.out / "results.json").write_text(results.to_json(), encoding="utf-8")
-    (plan.out / "results.csv").write_text(results.to_csv(), encoding="utf-8")
+    write_whole(plan.out / "results.json", results.to_json().encode())
+    write_whole(plan.out / "results.csv", results.to_csv().encode())
     tables = summary.bd_tables(results)
     folder = plan.out / "plots"
     folder.mkdir(exist_ok=True)
     svgs: dict[str, str] = {}
     for name, figure in plots.draw(results, tables).items():
-        svg = svgs[plots.TITLES[name]] = plots.rendered(figure, "svg").decode()
-        (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
-        (folder / f"{name}.png").write_bytes(plots.rendered(figure, "png"))
+        svg = plots.rendered(figure, "svg")
+        svgs[plots.TITLES[name]] = svg.decode()
+        write_whole(folder / f"{name}.svg", svg)
+        write_whole(folder / f"{name}.png", plots.rendered(figure, "png"))
     shown = exhibits.exhibits(results, plan.pictures, plan.out / "exhibits", cache)
     links = {title: f"plots/{name}.svg" for name, title in plots.TITLES.items() if title in svgs}
     texts = {
@@ -160,4 +162,4 @@ def write(results: Results, plan: Plan, cache: Cache) -> None:
         "report.html": report(results, tables, svgs, shown),
     }
     for name, text in texts.items():
-        (plan.out / name).write_text(text, encoding="utf-8")
+        write_whole(plan.out / name, text.encode())

@@ -32,6 +32,7 @@ from calotype.textbook.chunk import pack_images, unpack_images
 from calotype.textbook.model import Images
 from calotype.textbook.model import Model as TextbookModel
 from calotype.textbook.sample import mosaic_of
+from calotype.whole import write_whole
 
 PLOT = "small.svg"
 CHUNK = 1000
@@ -253,6 +254,6 @@ def to_csv(rows: Sequence[Row]) -> str:
 def write(rows: Sequence[Row], name: str, command: str, machine: dict[str, str], out: Path) -> None:
     """`small.md`, `small.csv`, and the plot, `small.svg`."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "small.csv").write_text(to_csv(rows), encoding="utf-8")
-    (out / PLOT).write_bytes(rendered(small_plot.draw(curves(rows)), "svg"))
-    (out / "small.md").write_text(page(rows, name, command, machine), encoding="utf-8")
+    write_whole(out / "small.csv", to_csv(rows).encode())
+    write_whole(out / PLOT, rendered(small_plot.draw(curves(rows)), "svg"))
+    write_whole(out / "small.md", page(rows, name, command, machine).encode())

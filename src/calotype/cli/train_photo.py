@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from calotype.learn.config import Architecture, Config
-    from calotype.learn.fit import Data, Watcher
+    from calotype.learn.fit import Watcher
     from calotype.learn.folder import Folder
+    from calotype.learn.split import Data
     from calotype.learn.train import Row
     from calotype.learn.watch import Point
     from calotype.pixels import Picture
@@ -99,7 +100,7 @@ def train_photo(wish: Wish) -> None:
     written = fit.to_bundle(wish.run, data, wish.out, start, fabric.device)
     typer.echo(f"{shown(wish.out)}: {written.size_bytes} bytes")
     if plan.recipe.objective != VISUAL:
-        _say_real(written, fit.judges(data))
+        _say_real(written, data.judges())
 
 
 def _say_real(bundle: Bundle, pictures: Sequence[Picture]) -> None:
@@ -168,8 +169,8 @@ def _architecture(start: str) -> Architecture:
 
 
 def _data(wish: Wish, plan: Config, found: Folder | Dataset | None, fabric: Fabric) -> Data:
-    from calotype.learn.fit import Data
     from calotype.learn.samples import Form
+    from calotype.learn.split import Data
 
     if isinstance(found, Dataset):
         return Data.of(list(found.train.images), list(found.validation.images), fabric.device)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from calotype.bench.plots import rendered
 from calotype.bundle import ModelFile
+from calotype.whole import write_whole
 
 PAGE = "index.html"
 FACTS = ("parameters", "minutes", "epochs_trained", "steps_trained", "validation_loss", "validation_bpd")
@@ -86,5 +87,5 @@ def write(out: Path, page: str, sections: Sequence[Section]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for picture in section.pictures:
-            (out / f"{picture.name}.png").write_bytes(picture.png)
-    (out / PAGE).write_text(page, encoding="utf-8")
+            write_whole(out / f"{picture.name}.png", picture.png)
+    write_whole(out / PAGE, page.encode())

@@ -6,8 +6,7 @@ import json
 import os
 import platform
 import signal
-import zlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,16 +21,15 @@ from calotype import bundle, library
 from calotype.errors import InputError, OptionError
 from calotype.learn import card, checkpoint, config
 from calotype.learn.config import VISUAL, Architecture, Config, Recipe
-from calotype.learn.data import Crops, Pictures, find_pictures, usable
+from calotype.learn.data import Crops
 from calotype.learn.export import add_visual_head, export
 from calotype.learn.grow import origin, with_one_channel
 from calotype.learn.look import LEAST_PX
-from calotype.learn.plan import PICTURES, check_pictures, listing_of, other_run, write
+from calotype.learn.plan import PICTURES, check_pictures, other_run, write
 from calotype.learn.restore import codec_of
-from calotype.learn.samples import Form
+from calotype.learn.split import Data
 from calotype.learn.train import REPORTED_EVERY, STATE, Row, Training, run
-from calotype.learn.watch import LOG, Log, Point, as_unit, curve, middle
-from calotype.pixels import Picture, Samples
+from calotype.learn.watch import LOG, Log, Point, as_unit, curve
 from calotype.runtime import Runtime
 from calotype.whole import write_whole
 
@@ -39,81 +37,6 @@ CONFIG, CHECKPOINT = "config.json", "checkpoint.pt"
 SAVE_EVERY, VALIDATE_EVERY = 500, 2000
 SAVED_SHARE, VALIDATED_SHARE, ROW_STEPS = 0.02, 0.1, 10
 """Of a run by the clock, of which nobody knows how many steps it will have."""
-HELD_OUT_SHARE, MOST_HELD_OUT = 20, 24
-MOST_CALIBRATION, CALIBRATION_PX = 200, 512
-JUDGED_PX = 1024
-"""Of larger pictures the middle goes into the card's curve: it takes 9 levels of each."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run learns from and what it is looked at with.
-
-    Attributes:
-        listing: A line for each picture to learn from, by which a run knows whether it goes on with the same ones.
-    """
-
-    train: Pictures
-    fine: Pictures | None
-    validation: Pictures
-    listing: bytes = b""
-
-    @classmethod
-    def find(
-        cls,
-        paths: list[Path],
-        lossless: list[Path],
-        validation: list[Path],
-        least_px: int,
-        device: torch.device,
-        form: Form = Form(),  # noqa: B008 (it is frozen)
-    ) -> Data:
-        """Read pictures; without any for validation, one in 20 of the others is held out.
-
-        None is learned from that is held out; but a single one is both.
-        """
-        held_out = find_pictures(validation) if validation else usable(paths, least_px)[::HELD_OUT_SHARE]
-        held_out = held_out[:MOST_HELD_OUT]
-        chosen = _without(paths, held_out)
-        if not chosen:
-            if validation:
-                raise InputError("--validation: these are all the pictures: leave some to learn from")
-            chosen = paths
-        fine = _without(find_pictures(lossless), held_out) if lossless else []
-        return cls(
-            Pictures(chosen, least_px, device, form=form),
-            Pictures(fine, least_px, device, form=form) if fine else None,
-            Pictures(held_out, min(64, least_px), form=form),
-            listing_of(f"{path.name}, {path.stat().st_size} bytes" for path in [*chosen, *fine] if path.is_file()),
-        )
-
-    @classmethod
-    def of(cls, train: Sequence[Samples], validation: Sequence[Samples], device: torch.device) -> Data:
-        """Pictures (h, w, c) that are in memory already."""
-        listing = listing_of(f"image {i}, checksum {zlib.crc32(x.tobytes()):08x}" for i, x in enumerate(train))
-        return cls(Pictures.of(train, device), None, Pictures.of(validation[:MOST_HELD_OUT], "cpu"), listing)
-
-    @property
-    def skipped(self) -> dict[Path, str]:
-        """Files that were left out, and why."""
-        fine = {} if self.fine is None else self.fine.skipped
-        return self.train.skipped | fine | self.validation.skipped
-
-    def calibration(self, seed: int) -> Iterator[Picture]:
-        """The middles of some pictures to fit the tables to: of lossless ones if there are any."""
-        for picture in (self.fine or self.train).sample(MOST_CALIBRATION, seed):
-            yield as_picture(middle(picture, CALIBRATION_PX, CALIBRATION_PX))
-
-
-def _without(paths: list[Path], others: list[Path]) -> list[Path]:
-    """Files that are none of the others, however each is spelled."""
-    left_out = {path.resolve() for path in others}
-    return [path for path in paths if path.resolve() not in left_out]
-
-
-def as_picture(samples: Tensor) -> Picture:
-    """Samples (h, w, c) to be coded."""
-    return Picture(samples.cpu().contiguous().numpy(), None, {})
 
 
 def make_fabric(device: str, batch: int) -> Fabric:
@@ -289,11 +212,6 @@ def hardware(device: torch.device) -> str:
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
-def judges(data: Data) -> list[Picture]:
-    """The pictures that a bundle is judged by, real files of them: those held out, of larger ones the middle."""
-    return [as_picture(middle(picture, JUDGED_PX, JUDGED_PX)) for picture in data.validation]
-
-
 def to_bundle(folder: Path, data: Data, out: Path, start: str | None, device: torch.device) -> bundle.Bundle:
     """Write the bundle of a run and its card: what it was made from, how good it is.
 
@@ -307,7 +225,7 @@ def to_bundle(folder: Path, data: Data, out: Path, start: str | None, device: to
     plan = config.read(folder / CONFIG)
     state = checkpoint.load(folder / CHECKPOINT, STATE)
     weights: dict[str, Any] = state["average"]
-    validation = judges(data)
+    validation = data.judges()
     made = {"steps_trained": state["step"], "hours": round(hours(folder), 2), "hardware": hardware(device)}
     if plan.recipe.objective == VISUAL:
         add_visual_head(library.find(start), plan.recipe, weights, made, out, validation)
