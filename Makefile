@@ -23,7 +23,7 @@ check: .venv/dev/installed
 	.venv/dev/bin/lint-imports --no-cache
 
 test: check docs
-	.venv/dev/bin/python -m pytest
+	.venv/dev/bin/python -m pytest -n auto --dist worksteal
 
 # For hours: make fuzz MINUTES=60
 MINUTES ?= 10

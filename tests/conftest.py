@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Where tests run side by side, keep PyTorch to one thread each: two that wait for a core do so by spinning."""
+    if hasattr(config, "workerinput"):
+        os.environ["OMP_NUM_THREADS"] = "1"
+
+
 @pytest.fixture(scope="session")
 def photo_model() -> Bundle:
     return library.find("photo")
