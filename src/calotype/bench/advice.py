@@ -25,7 +25,7 @@ CROP_PX = 512
 """Of larger pictures the middle is coded."""
 TOP_QUALITY = 99
 """100 is another, lossless mode of some codecs."""
-GAIN = (0.18, 0.37)
+GAIN = (0.18, 0.36)
 """Share of the bits of `photo` 0.6.0 that a model from it saved: least and most of three domains (docs/own.md)."""
 MODEL_BYTES = 9_900_000
 """Of such a model."""

@@ -98,7 +98,7 @@ def train_photo(wish: Wish) -> None:
         raise typer.Exit(130)
     say("calotype: trained; its symbols are counted and the model is written, which takes a minute or more")
     written = fit.to_bundle(wish.run, data, wish.out, start, fabric.device)
-    typer.echo(f"{shown(wish.out)}: {written.size_bytes} bytes")
+    typer.echo(f"{shown(wish.out)}: {wish.out.stat().st_size} bytes")
     if plan.recipe.objective != VISUAL:
         _say_real(written, data.judges())
 
