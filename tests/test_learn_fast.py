@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calotype.learn import products
+from calotype.learn import muon, products, transforms
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import DyadicConv, set_exact, stream, to_grid
 from calotype.learn.parts import assembled, of_step
@@ -93,3 +93,25 @@ def test_training_sees_what_the_decoder_computes_of_activations() -> None:
     layer = DyadicConv(96, 64, 5, 255)
     x = torch.randint(0, 256, (2, 96, 4, 4)) * 2.0**-5
     assert torch.equal(layer.train()(x), layer.eval()(x))
+
+
+@pytest.mark.parametrize("fast", [torch.float32, torch.bfloat16])
+def test_training_computes_in_what_its_processor_multiplies_fastest(
+    fast: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (muon, transforms):
+        monkeypatch.setattr(module, "fast_type", lambda _: fast)  # pyright: ignore[reportUnknownLambdaType]
+    block, x = transforms.Block(32), torch.randn(2, 32, 8, 8)
+    exact, trained = block.eval()(x), block.train()(x)
+    assert torch.equal(trained, exact) == (fast is torch.float32)
+    assert (trained - exact).norm() < 0.01 * exact.norm()
+    singular = torch.linalg.svdvals(muon.orthogonalise(torch.randn(3, 16, 24)))
+    assert 0.5 < singular.min() < singular.max() < 1.5
+
+
+def test_a_processor_without_products_of_16_bits_is_not_asked_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    products.fast_type.cache_clear()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert products.fast_type("cpu") is torch.float32
+    assert products.fast_type("cuda") is torch.bfloat16
+    products.fast_type.cache_clear()

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calotype.learn.products import fast_type
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
     """Matrices (n, r, c) with all singular values brought close to 1, by a quintic Newton-Schulz iteration."""
     a, b, c = NEWTON_SCHULZ
-    x = g.bfloat16()
+    x = g.to(fast_type(g.device.type))
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT

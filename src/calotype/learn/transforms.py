@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calotype.learn.config import Architecture
-from calotype.learn.products import linear
+from calotype.learn.products import fast_type, linear
 from calotype.manifest import LEVELS
 
 PLAIN = (1.0, 1.0)
@@ -55,7 +55,8 @@ class Block(nn.Module):
     """A residual block: depthwise 3x3 between two 1x1, then two 1x1 through twice the width (after DCVC-RT).
 
     Between them stands x sigmoid(4x), a smooth rectifier that is sharp at the small values of picture features.
-    In training the branches run in bfloat16; the residual stream, which carries y's full range, stays float32.
+    In training the branches run in what is fast (bfloat16, if the processor has it); the residual stream, which
+    carries y's full range, stays float32.
     """
 
     def __init__(self, width: int) -> None:
@@ -67,7 +68,8 @@ class Block(nn.Module):
         self.e = Linear1x1(2 * width, width, gain=0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.training):
+        kind = x.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.training and fast_type(kind) is torch.bfloat16):
             x = x + self._scaled("c", self._depthwise(F.silu(self._scaled("a", x))))
             return x + self._scaled("e", F.silu(self._scaled("d", x)))
 
