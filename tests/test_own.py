@@ -32,6 +32,7 @@ from calotype.learn.fit import weights_from
 from calotype.learn.grow import with_one_channel
 from calotype.learn.model import Codec
 from calotype.learn.samples import Form
+from calotype.learn.split import Data
 from calotype.learn.train import rate_factor
 from calotype.runtime import Runtime
 from conftest import psnr_db
@@ -280,11 +281,14 @@ def test_a_run_by_the_clock_goes_on_where_it_was(tmp_path: Path, photo: Image.Im
     assert out.exists()
 
 
-def test_smooth_pictures_bear_smaller_rates(photo: Image.Image, photo_model: Bundle) -> None:
+@pytest.mark.parametrize("start", ["photo", None])
+def test_smooth_pictures_bear_smaller_rates(start: str | None, photo: Image.Image, photo_model: Bundle) -> None:
     arch = Architecture(**{**photo_model.manifest.card["architecture"], "channels": 1})
     grey = np.asarray(photo.convert("L").crop((200, 40, 328, 168)))[..., None]
     smooth = np.asarray(Image.fromarray(grey[..., 0]).reduce(8).resize((128, 128), Image.Resampling.BICUBIC))[..., None]
-    weights = weights_from("photo", arch)
-    recipes = [rates.suited(Recipe(crop_px=64), arch, weights, Pictures.of([x], "cpu")) for x in (grey, smooth)]
-    assert [recipe.muon_rate for recipe in recipes] == [rates.USUAL.muon_rate, rates.GENTLE.muon_rate]
-    assert {recipe.crop_px for recipe in recipes} == {64}
+    weights = None if start is None else weights_from(start, arch)
+    data = [Data.of([x], [x], torch.device("cpu")) for x in (grey, smooth)]
+    usual, gentle = (rates.suited(Recipe(crop_px=64), arch, weights, one) for one in data)
+    assert gentle.transform_share < usual.transform_share
+    assert gentle.muon_rate <= usual.muon_rate
+    assert usual.crop_px == gentle.crop_px == 64

@@ -410,15 +410,18 @@ def test_numbers_that_are_not_finite_are_undone(make: Callable[..., Training]) -
     assert training.optimisers[0].param_groups[0]["lr"] < RECIPE.muon_rate / 4
 
 
-def test_transforms_may_learn_more_slowly_than_the_prior(make: Callable[..., Training]) -> None:
-    training = make(steps=16, transform_share=0.125)
+def test_transforms_and_their_shortcuts_may_learn_more_slowly_than_the_prior(make: Callable[..., Training]) -> None:
+    training = make(steps=16, transform_share=0.125, shortcut_share=0.0625)
     training.advance(*training.crops.batch(0))
-    muon, adamw = ([group["lr"] for group in o.param_groups] for o in training.optimisers)
-    assert muon[1] == pytest.approx(muon[0] / 8)
-    slow = {id(p) for p in training.optimisers[0].param_groups[1]["params"]}
-    transforms = {n: p for n, p in training.codec.named_parameters() if n.startswith("g_") and p.ndim == 2}
-    assert slow == {id(p) for n, p in transforms.items() if not n.endswith("knots")}
-    assert len(adamw) == 1
+    muon, adamw = training.optimisers
+    prior, transforms, shortcuts = muon.param_groups
+    assert transforms["lr"] == pytest.approx(prior["lr"] / 8)
+    assert shortcuts["lr"] == pytest.approx(prior["lr"] / 16)
+    named = {n: id(p) for n, p in training.codec.named_parameters() if p.ndim == 2 and not n.endswith("knots")}
+    assert {id(p) for p in shortcuts["params"]} == {named["g_a.shortcut.weight"], named["g_s.shortcut.weight"]}
+    slow = {id(p) for group in (transforms, shortcuts) for p in group["params"]}
+    assert slow == {i for n, i in named.items() if n.startswith("g_")}
+    assert len(adamw.param_groups) == 1
 
 
 def test_a_run_goes_on_with_the_pictures_that_it_began_with(

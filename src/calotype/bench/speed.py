@@ -39,6 +39,7 @@ print(json.dumps([1000 * (time.perf_counter() - start), "torch" in sys.modules])
 """
 ENTRY_POINT = "from calotype.cli import main; main()"
 """What the script `calotype` runs."""
+NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,17 @@ def in_process(image: Image.Image) -> list[Timing]:
     ]
 
 
+def _run(*arguments: str) -> str:
+    """What a fresh interpreter prints. It may keep bytecode, which packages have from being installed."""
+    env = {name: value for name, value in os.environ.items() if name != NO_BYTECODE}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
+
+
 def import_ms() -> tuple[float, bool]:
     """Median milliseconds of `import calotype` in a fresh interpreter, and whether it loaded torch."""
-    command = [sys.executable, "-c", IMPORT]
-    answers = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(COLD_RUNS)]
+    _run("-c", IMPORT)
+    answers = [json.loads(_run("-c", IMPORT)) for _ in range(COLD_RUNS)]
     return statistics.median(ms for ms, _ in answers), any(torch for _, torch in answers)
 
 
@@ -97,8 +105,7 @@ def cold_decode_ms(data: bytes) -> float:
 
         def decode() -> None:
             target.unlink(missing_ok=True)
-            command = [sys.executable, "-c", ENTRY_POINT, "decode", str(source), str(target)]
-            subprocess.run(command, check=True, capture_output=True)
+            _run("-c", ENTRY_POINT, "decode", str(source), str(target))
 
         return timed(decode, COLD_RUNS)[1]
 

@@ -82,9 +82,9 @@ def train_photo(wish: Wish) -> None:
     plan, start, found = _plan(wish, whole)
     fabric = fit.make_fabric(wish.device, plan.recipe.batch)
     data = _data(wish, plan, found if whole is None else whole, fabric)
-    if start is not None and found is not None:
-        weights = fit.weights_from(start, plan.architecture)
-        plan = replace(plan, recipe=suited(plan.recipe, plan.architecture, weights, data.validation))
+    if found is not None:
+        weights = None if start is None else fit.weights_from(start, plan.architecture)
+        plan = replace(plan, recipe=suited(plan.recipe, plan.architecture, weights, data))
     columns = (TextColumn("training"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     quiet = not (STDERR.is_terminal and fabric.is_global_zero)
     shown_columns = (*columns, TextColumn("{task.fields[now]}"))

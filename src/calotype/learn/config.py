@@ -59,6 +59,7 @@ class Recipe:
         crop_px: Side of a crop; a multiple of 64.
         muon_rate: Peak learning rate of matrices (Muon, scaled to AdamW's RMS).
         transform_share: Of `muon_rate`, what the matrices of analysis and synthesis take; the prior's take all of it.
+        shortcut_share: Of `muon_rate`, what their linear shortcuts take, whose noise goes straight into the picture.
         adamw_rate: Peak learning rate of everything else.
         warmup: Steps until the peak, 0 or more; a cosine leads from there to zero.
         clip: Largest norm of the gradient.
@@ -76,6 +77,7 @@ class Recipe:
     crop_px: int = 128
     muon_rate: float = 5e-3
     transform_share: float = 1.0
+    shortcut_share: float = 1.0
     adamw_rate: float = 2e-3
     warmup: int = 200
     clip: float = 1.0

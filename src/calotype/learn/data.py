@@ -222,6 +222,10 @@ class Crops(Dataset[tuple[Tensor, int]]):
         """The crops of a step, and their levels, as `batches` gives them."""
         return next(self.batches(step, step + 1, workers=0))
 
+    def first(self, count: int) -> Tensor:
+        """So many crops x, or a few more: those of the first steps, in the memory of the processor."""
+        return torch.cat([self.batch(step)[0] for step in range(-(-count // self.recipe.batch))]).cpu()
+
     def batches(
         self, start: int, stop: int, rank: int = 0, world: int = 1, workers: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -29,8 +29,6 @@ SIZES = {
 }
 GREY_CHANNELS = 192
 """Of y, for a model of one channel at the small scale: of the 256 numbers of 16x16 samples the others hold nothing."""
-FROM_NONE = Recipe(muon_rate=5e-3, transform_share=0.07, adamw_rate=2e-3, warmup=50)
-"""The transforms begin as good ones; the prior begins with nothing. From a model on, see `rates`."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def _form(paths: Sequence[Path]) -> Form:
 
 
 def plan(folder: Folder, minutes: float, scale: str, start: Architecture | None) -> Config:
-    """The run that suits a folder.
+    """The run that suits a folder, but for its learning rates (`rates.suited`).
 
     Args:
         folder: What it is to learn from.
@@ -128,7 +126,7 @@ def plan(folder: Folder, minutes: float, scale: str, start: Architecture | None)
     lambdas = {"lambda_min": sizes.lambda_min * more, "lambda_max": sizes.lambda_max * more} if start is None else {}
     crop_px = _crop_px(folder.sizes_px)
     batch = max(2, min(16, CROPS_AREA_PX // crop_px**2))
-    recipe = replace(FROM_NONE, steps=ENDLESS, minutes=minutes, crop_px=crop_px, batch=batch)
+    recipe = Recipe(steps=ENDLESS, minutes=minutes, crop_px=crop_px, batch=batch)
     return Config(replace(sizes, channels=channels, **lambdas), recipe)
 
 

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from calotype.learn.model import Codec
 
+START_CROPS = 256
+"""So many crops the components are taken of."""
+
 
 def principal_components(samples: Tensor, count: int) -> Tensor:
     """The `count` leading directions (count, d) of the uncentred samples (n, d); zeros after the d-th."""

@@ -22,10 +22,10 @@ from calotype.learn.grow import grown
 from calotype.learn.look import visual_error
 from calotype.learn.model import Codec, lambda_of
 from calotype.learn.muon import Muon
-from calotype.learn.start import start_as_transform
+from calotype.learn.start import START_CROPS, start_as_transform
 from calotype.learn.transforms import as_shown
 
-START_CROPS, GROWTH_CROPS = 256, 384
+GROWTH_CROPS = 384
 MOST_ROLLBACKS = 8
 SLOWER = 0.5
 REPORTED_EVERY = 50
@@ -77,18 +77,18 @@ def _by_time(recipe: Recipe, seconds: float) -> float:
 
 def optimisers(codec: Codec, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, AdamW for vectors, knots and depthwise kernels, as far as they are to be trained."""
-    prior, transforms, others = list[nn.Parameter](), list[nn.Parameter](), list[nn.Parameter]()
+    prior, transforms, shortcuts, others = (list[nn.Parameter]() for _ in range(4))
     for name, p in codec.named_parameters():
         if p.requires_grad:
-            is_matrix = p.ndim == 2 and not name.endswith("knots")
-            kind = others if not is_matrix else transforms if name.startswith(TRANSFORMS) else prior
-            kind.append(p)
-    rates = {"params": prior}, {"params": transforms, "lr": recipe.muon_rate * recipe.transform_share}
-    return [Muon(rates, lr=recipe.muon_rate), torch.optim.AdamW(others, lr=recipe.adamw_rate, weight_decay=0.0)]
-
-
-def _first(crops: Crops, count: int) -> Tensor:
-    return torch.cat([crops.batch(i)[0] for i in range(-(-count // crops.recipe.batch))]).cpu()
+            if p.ndim != 2 or name.endswith("knots"):
+                others.append(p)
+            elif name.startswith(TRANSFORMS):
+                (shortcuts if ".shortcut." in name else transforms).append(p)
+            else:
+                prior.append(p)
+    shares = (prior, 1.0), (transforms, recipe.transform_share), (shortcuts, recipe.shortcut_share)
+    groups = [{"params": matrices, "lr": recipe.muon_rate * share} for matrices, share in shares]
+    return [Muon(groups, lr=recipe.muon_rate), torch.optim.AdamW(others, lr=recipe.adamw_rate, weight_decay=0.0)]
 
 
 class Training:
@@ -115,9 +115,9 @@ class Training:
         torch.manual_seed(self.recipe.seed)
         self.codec = Codec(config.architecture)
         if weights is None:
-            start_as_transform(self.codec, _first(crops, START_CROPS))
+            start_as_transform(self.codec, crops.first(START_CROPS))
         else:
-            growth_crops = partial(_first, crops, GROWTH_CROPS)
+            growth_crops = partial(crops.first, GROWTH_CROPS)
             self.codec.load_state_dict(grown(weights, config.architecture, growth_crops))
         visual = self.recipe.objective == VISUAL
         if visual:  # the prior stays that of the other head
