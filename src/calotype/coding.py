@@ -29,6 +29,8 @@ MOST_QUIETENED = 2
 
 IntArray = NDArray[np.int32]
 Indices = NDArray[np.uint8] | NDArray[np.uint16]
+Group = tuple[int, int, int]
+"""A table, and where the symbols under it start and stop."""
 _ESCAPE = Uniform(ESCAPE_VALUES)
 _SKIPS = Uniform(2)
 
@@ -92,9 +94,10 @@ class Tables:
         symbols[places[near]] = 0
         return symbols, bool(near.all())
 
-    def sounding(self, index: NDArray[np.uint8]) -> NDArray[np.intp]:
-        """The places whose tables are not quiet."""
-        return np.flatnonzero(~self.quiet.take(index))
+    def groups(self, index: NDArray[np.uint8], *, skips: bool) -> tuple[NDArray[np.intp], list[Group]]:
+        """The stable order by table, and the groups in it, without those of quiet tables if words skip them."""
+        order, groups = _groups(index)
+        return order, [group for group in groups if not (skips and self.tables[group[0]].quiet)]
 
     @cached_property
     def _cost_starts(self) -> IntArray:
@@ -107,9 +110,9 @@ class Tables:
 
     def cost_bits(self, symbols: IntArray, index: NDArray[np.uint8]) -> NDArray[np.float32]:
         """What each symbol costs in its table, in bits."""
-        radius = self.radii[index]
+        radius = self.radii.take(index)
         place = np.where(np.abs(symbols) <= radius, symbols + radius, 2 * radius + 1)
-        return self._costs[self._cost_starts[index] + place]
+        return self._costs.take(self._cost_starts.take(index) + place)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +138,8 @@ def _exact_model(frequencies: NDArray[np.uint32]) -> Categorical:
     return Categorical((frequencies - 1).astype(np.float64), perfect=False)
 
 
-def _groups(index: Indices) -> tuple[NDArray[np.intp], list[tuple[int, int, int]]]:
-    """The stable order by table, and (table, start, stop) of each group in it."""
+def _groups(index: Indices) -> tuple[NDArray[np.intp], list[Group]]:
+    """The stable order by table, and the groups in it."""
     order = np.argsort(index, kind="stable")
     counts = np.bincount(index, minlength=1)
     stops = np.cumsum(counts)
@@ -157,17 +160,15 @@ class Encoder:
 
     def push(self, symbols: IntArray, index: NDArray[np.uint8]) -> None:
         """Push symbols (n,) within +-32767 under tables index (n,)."""
-        if self._skips:
-            places = self.tables.sounding(index)
-            symbols, index = symbols[places], index[places]
-        order, groups = _groups(index)
+        order, groups = self.tables.groups(index, skips=self._skips)
         ordered = symbols[order]
         for t, start, stop in reversed(groups):
             table, part = self.tables.tables[t], ordered[start:stop]
-            escaped = np.abs(part) > table.radius
+            places = part + np.int32(table.radius)
+            escaped = places.view(np.uint32) > 2 * table.radius  # as unsigned, for those below 0 are beyond it, too
             if escaped.any():
                 self._coder.encode_reverse(part[escaped] + (SYMBOL_LIMIT + 1), _ESCAPE)
-            places = np.where(escaped, 2 * table.radius + 1, part + table.radius).astype(np.int32)
+                places[escaped] = 2 * table.radius + 1
             self._coder.encode_reverse(places, table.model)
 
     def words(self) -> bytes:
@@ -192,28 +193,23 @@ class Decoder:
 
     def pop(self, index: NDArray[np.uint8]) -> IntArray:
         """Pop the symbols (n,) that were pushed under tables index (n,)."""
-        if not self.skips:
-            return self._pop(index)
-        symbols, places = np.zeros(len(index), np.int32), self.tables.sounding(index)
-        symbols[places] = self._pop(index[places])
-        return symbols
-
-    def _pop(self, index: NDArray[np.uint8]) -> IntArray:
-        order, groups = _groups(index)
-        ordered = np.empty(len(index), np.int32)
+        order, groups = self.tables.groups(index, skips=self.skips)
+        ordered = np.zeros(len(index), np.int32)
         for t, start, stop in groups:
-            table = self.tables.tables[t]
-            part = self._coder.decode(table.model, stop - start) - table.radius
-            escaped = part > table.radius
-            if escaped.any():
-                values = self._coder.decode(_ESCAPE, int(escaped.sum())) - (SYMBOL_LIMIT + 1)
-                if (np.abs(values) <= table.radius).any() or values.min() < -SYMBOL_LIMIT:
-                    raise DamagedFile("an escape stands for a symbol that needs none")
-                part[escaped] = values
-            ordered[start:stop] = part
+            ordered[start:stop] = self._pop(self.tables.tables[t], stop - start)
         symbols = np.empty_like(ordered)
         symbols[order] = ordered
         return symbols
+
+    def _pop(self, table: Table, count: int) -> IntArray:
+        part = self._coder.decode(table.model, count) - table.radius
+        if part.max() > table.radius:
+            escaped = part > table.radius
+            values = self._coder.decode(_ESCAPE, int(escaped.sum())) - (SYMBOL_LIMIT + 1)
+            if (np.abs(values) <= table.radius).any() or values.min() < -SYMBOL_LIMIT:
+                raise DamagedFile("an escape stands for a symbol that needs none")
+            part[escaped] = values
+        return part
 
     def finish(self) -> None:
         """Check that the coder ends where it began."""

@@ -157,9 +157,13 @@ class PictureCoder:
 def _looks_drawn(samples: Samples) -> bool:
     if samples[:, :, 0].size <= SMALL_PIXELS:
         return True
+    return all(_flat_share(part) > FLAT_SHARE for part in (samples[:, :, :1], samples))  # of photos, one channel tells
+
+
+def _flat_share(samples: Samples) -> float:
     strips = [samples[top : top + STRIP_ROWS] for top in range(0, len(samples), STRIP_ROWS)]
     beside, above = ((s[:, 1:], s[:, :-1]) for s in strips), ((s[1:], s[:-1]) for s in strips)
-    return max(_same_share(beside), _same_share(above)) > FLAT_SHARE
+    return max(_same_share(beside), _same_share(above))
 
 
 def _same_share(pairs: Iterable[tuple[Samples, Samples]]) -> float:

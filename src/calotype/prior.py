@@ -38,7 +38,8 @@ class Latents:
 
     def checksum(self) -> int:
         """CRC-32 over z as int16 and y8 as int32, little-endian."""
-        return zlib.crc32(self.y8.astype("<i4").tobytes(), zlib.crc32(self.z.astype("<i2").tobytes()))
+        z, y8 = np.ascontiguousarray(self.z, "<i2"), np.ascontiguousarray(self.y8, "<i4")
+        return zlib.crc32(y8.data, zlib.crc32(z.data))
 
 
 def _z_tables(runtime: Runtime, level: int, shape: tuple[int, ...]) -> tuple[Indices, NDArray[np.int16]]:
@@ -91,7 +92,8 @@ def choose(
     for t, (part, coded) in enumerate(zip(parts_of(*layout), coded_of(*layout, *size_px), strict=True)):
         values, index = runtime.step(t, features, y8)
         chosen = index[coded]
-        residual = (y.ravel()[part.elements[coded]] - values[coded] * EIGHTH).astype(np.float32)
+        mean = values[coded].astype(np.float32) * EIGHTH
+        residual = (y.ravel()[part.elements[coded]] - mean).astype(np.float32, copy=False)
         symbols = np.clip(quantiser(residual, chosen, tables), -SYMBOL_LIMIT, SYMBOL_LIMIT)
         symbols, quiet = tables.quietened(symbols, chosen)
         skips &= quiet
