@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 from calotype import bundle
@@ -38,7 +37,7 @@ def user_folder() -> Path:
 
 def shipped_folder() -> Path:
     """Where the models of this package lie."""
-    return Path(str(resources.files("calotype"))) / "models"
+    return Path(__file__).with_name("models")
 
 
 def _as_its_kind(file: ModelFile) -> AnyBundle:

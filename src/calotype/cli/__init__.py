@@ -4,37 +4,55 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from calotype import __version__
-from calotype.cli.advise import advise
-from calotype.cli.bench import bench
 from calotype.cli.console import FAILURES, describe
-from calotype.cli.decode import decode
-from calotype.cli.encode import encode
-from calotype.cli.explore import explore
-from calotype.cli.info import info
-from calotype.cli.ls import ls
-from calotype.cli.models import models
-from calotype.cli.pack import pack
-from calotype.cli.sample import sample
-from calotype.cli.train import train
-from calotype.cli.tune import tune
-from calotype.cli.unpack import extract, unpack
 from calotype.errors import OptionError
+
+COMMANDS = (
+    *("encode", "decode", "info", "advise", "train", "tune", "explore", "sample"),
+    *("bench", "pack", "unpack", "ls", "extract", "models"),
+)
+ELSEWHERE = {"extract": "unpack"}
+"""Commands that are not in the module of their own name."""
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
+
+class _Commands(TyperGroup):
+    """Each command is imported and built when it is asked for: to do so with all takes half as long as to decode."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: dict[str, Any] = dict.fromkeys(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        if cmd_name in COMMANDS and self.commands[cmd_name] is None:
+            self.commands[cmd_name] = _command(cmd_name)
+        return self.commands.get(cmd_name)
+
+
+def _command(name: str) -> Any:
+    found = getattr(import_module(f"calotype.cli.{ELSEWHERE.get(name, name)}"), name)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
+    alone = typer.Typer(add_completion=False, context_settings=SETTINGS)
+    alone.command(name)(found)
+    return typer.main.get_command(alone)
+
 
 app = typer.Typer(
     name="calotype",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=SETTINGS,
 )
-for command in (encode, decode, info, advise, train, tune, explore, sample, bench, pack, unpack, ls, extract):
-    app.command()(command)
-app.add_typer(models, name="models")
 
 
 def _print_version(wanted: bool) -> None:

@@ -11,7 +11,7 @@ from time import perf_counter
 
 import typer
 
-from calotype.cli.console import STDERR, complain, say, shown, watched
+from calotype.cli.console import complain, say, shown, stderr, watched
 from calotype.cli.files import Job, Plan
 from calotype.errors import OptionError
 
@@ -117,7 +117,7 @@ def _outcomes(jobs: list[Job], work: Work, threads: int) -> Iterator[tuple[Job, 
 def _progress(jobs: list[Job], outcomes: Iterator[tuple[Job, Outcome]], quiet: bool) -> Iterator[tuple[Job, Outcome]]:
     """The same outcomes, with a bar (of one: a spinner) while they come if a person watches."""
     if len(jobs) == 1 and sys.stderr.isatty() and not quiet:
-        with STDERR.status(shown(jobs[0].source)):
+        with stderr().status(shown(jobs[0].source)):
             yield from outcomes
     else:
         yield from watched(outcomes, len(jobs), quiet=quiet)

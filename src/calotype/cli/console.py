@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
-
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, TypeVar
 
 from calotype.errors import CalotypeError, OptionError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 FAILURES = (CalotypeError, OSError, MemoryError)
 """What bad input or a bad machine can raise; anything else is a mistake in the program."""
 
-STDERR = Console(stderr=True)
 Step = TypeVar("Step")
 _PIPE_COLUMNS = 240
 
@@ -32,16 +30,29 @@ def shown(path: Path | None, standard: str = "stdin") -> str:
     return standard if path is None else printable(str(path))
 
 
+@cache
+def stderr() -> Console:
+    """Standard error, for what a person watches. A script, which does not, need not wait until rich is imported."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
 def say(line: str) -> None:
     """Print a line on stderr as it is, however long."""
-    STDERR.out(line, highlight=False)
+    if sys.stderr.isatty():
+        stderr().out(line, highlight=False)
+    else:
+        print(line, file=sys.stderr)
 
 
 def watched(steps: Iterable[Step], total: int, *, quiet: bool = False) -> Iterable[Step]:
     """The same steps, with a bar while they come if a person watches."""
     if quiet or not sys.stderr.isatty():
         return steps
-    return track(steps, "", total=total, console=STDERR, transient=True)
+    from rich.progress import track
+
+    return track(steps, "", total=total, console=stderr(), transient=True)
 
 
 def note_preview(model: str) -> None:
@@ -69,6 +80,10 @@ def complain(name: str, error: BaseException) -> None:
 
 def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> None:
     """Print rows of equal length in columns on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console()
     if not sys.stdout.isatty():
         console.width = _PIPE_COLUMNS

@@ -17,7 +17,9 @@ from calotype.cli.console import print_table, printable, say, shown
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Its name, its id, or a model file.")]
 
-models = typer.Typer(help="List the installed models, or install, show, remove and export one.")
+models = typer.Typer(
+    name="models", add_completion=False, help="List the installed models, or install, show, remove and export one."
+)
 
 
 @models.callback(invoke_without_command=True)
