@@ -7,13 +7,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from calotype.learn.config import Config, Recipe
+from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.watch import Point
 from conftest import ROOT
+from test_learn import SMALL
 
 TOOLS = ROOT / "tools"
 pytestmark = pytest.mark.skipif(not TOOLS.is_dir(), reason="tools/ is not part of the source archive")
@@ -45,7 +49,23 @@ def test_explore_compares_what_can_be_compared() -> None:
     apart = [Point(p.level, p.bpp, p.psnr_db + 90) for p in anchor]
     assert explore["rate_against"](half, anchor) == "-50.0%"
     assert explore["rate_against"](apart, anchor).startswith("none: ")
-    assert len(explore["variants"]()) == 2 + len(explore["ARCHITECTURES"]) + len(explore["RECIPES"])
+
+
+def test_explore_changes_what_is_learned(folder: Path) -> None:
+    explore = runpy.run_path(str(TOOLS / "explore.py"))
+    recipe = Recipe(batch=2, crop_px=64, warmup=1)
+    crops = Crops(Pictures(find_pictures([folder]), 64), None, recipe)
+
+    def loss_after_a_step(variant: Any) -> float:
+        training = replace(variant, config=Config(SMALL, recipe)).training(crops)
+        batch = crops.batch(0)
+        training.advance(*batch)
+        return float(training.advance(*batch)[0])
+
+    others = {**explore["CHANGES"], **explore["OPTIMISERS"]}
+    losses = {name: loss_after_a_step(explore["variants"]()[name]) for name in ("baseline", *others)}
+    assert not [name for name in others if losses[name] == losses["baseline"]]
+    assert all(np.isfinite(loss) for loss in losses.values())
 
 
 def test_samples_are_judged_beside_real_images() -> None:
