@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 
 import calotype
 from calotype import bands, codec, library
-from calotype.cli import app, files, main
+from calotype.cli import COMMANDS, app, files, main
+from calotype.cli.console import say, watched
 from calotype.cli.pictures import FORMATS
 from conftest import raw_png
 
@@ -531,15 +532,31 @@ def test_no_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_version_and_help() -> None:
     assert run("--version").stdout == f"calotype {calotype.__version__}\n"
-    for command in ("encode", "decode", "info", "models"):
+    for command in COMMANDS:
         assert command in run("--help").stdout
         assert "--help" in run(command, "-h").stdout
 
 
 def test_the_program_loads_neither_torch_nor_onnxruntime() -> None:
-    code = "import sys, calotype.cli; sys.exit(bool({'torch', 'onnxruntime', 'onnx'} & set(sys.modules)))"
+    code = """
+import contextlib, sys
+from calotype.cli import main
+sys.argv = ["calotype", "--help"]
+with contextlib.suppress(SystemExit):
+    main()
+sys.exit(bool({'torch', 'onnxruntime', 'onnx'} & set(sys.modules)))
+"""
     env = os.environ | {"PYTHONPATH": str(Path(calotype.__file__).parents[1])}
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
+
+
+def test_without_standard_error_nothing_is_said_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    say("a line")
+    assert list(watched([1, 2], 2)) == [1, 2]
+    assert capsys.readouterr().out == ""
 
 
 @posix_only

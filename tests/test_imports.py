@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import calotype
+from calotype.cli import COMMANDS, ELSEWHERE
 
 HEAVY = ["torch", "scipy", "matplotlib", "onnx", "skimage", "openvino"]
 
@@ -19,7 +20,10 @@ def _loaded_after(code: str, modules: Sequence[str] = HEAVY) -> set[str]:
     return set(result.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["calotype", "calotype.pillow", "calotype.cli"])
+MODULES = ["calotype", "calotype.pillow", *sorted({f"calotype.cli.{ELSEWHERE.get(c, c)}" for c in COMMANDS})]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_imports_stay_light(module: str) -> None:
     assert _loaded_after(f"import {module}") == set()
 

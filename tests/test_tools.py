@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from calotype.learn.config import Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
+from calotype.learn.transforms import Block
 from calotype.learn.watch import Point
 from conftest import ROOT
 from test_learn import SMALL
@@ -49,6 +51,16 @@ def test_explore_compares_what_can_be_compared() -> None:
     apart = [Point(p.level, p.bpp, p.psnr_db + 90) for p in anchor]
     assert explore["rate_against"](half, anchor) == "-50.0%"
     assert explore["rate_against"](apart, anchor).startswith("none: ")
+
+
+def test_explore_looks_further_and_no_more() -> None:
+    explore = runpy.run_path(str(TOOLS / "explore.py"))
+    near, far = Block(8), explore["Depthwise5x5"](8)
+    weights = near.state_dict()
+    weights["b.weight"] = torch.nn.functional.pad(weights["b.weight"], (1, 1, 1, 1))
+    far.load_state_dict(weights)
+    x = torch.randn(1, 8, 6, 7)
+    torch.testing.assert_close(far(x), near(x))
 
 
 def test_explore_changes_what_is_learned(folder: Path) -> None:

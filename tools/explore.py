@@ -64,9 +64,6 @@ class Depthwise5x5(Block):
         super().__init__(width)
         self.b = nn.Conv2d(width, width, 5, padding=2, groups=width)
 
-    def _depthwise(self, x: Tensor) -> Tensor:
-        return self.b(x)
-
 
 class ChunkAdd(Block):
     """A block whose feed-forward half is twice as wide before two parts of it are added (DCVC-RT)."""
@@ -75,10 +72,9 @@ class ChunkAdd(Block):
         super().__init__(width)
         self.d = Linear1x1(width, 4 * width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self._scaled("c", self._depthwise(silu(self._scaled("a", x))))
+    def _widened(self, x: Tensor) -> Tensor:
         rectified, added = self._scaled("d", x).chunk(2, 1)
-        return x + self._scaled("e", silu(rectified) + added)
+        return silu(rectified) + added
 
 
 class Plainly(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from time import perf_counter
 
 import typer
 
-from calotype.cli.console import complain, say, shown, stderr, watched
+from calotype.cli.console import complain, is_watched, say, shown, stderr, watched
 from calotype.cli.files import Job, Plan
 from calotype.errors import OptionError
 
@@ -116,7 +115,7 @@ def _outcomes(jobs: list[Job], work: Work, threads: int) -> Iterator[tuple[Job, 
 
 def _progress(jobs: list[Job], outcomes: Iterator[tuple[Job, Outcome]], quiet: bool) -> Iterator[tuple[Job, Outcome]]:
     """The same outcomes, with a bar (of one: a spinner) while they come if a person watches."""
-    if len(jobs) == 1 and sys.stderr.isatty() and not quiet:
+    if len(jobs) == 1 and is_watched() and not quiet:
         with stderr().status(shown(jobs[0].source)):
             yield from outcomes
     else:

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import typer
+
 from calotype.errors import CalotypeError, OptionError
 
 if TYPE_CHECKING:
@@ -38,17 +40,22 @@ def stderr() -> Console:
     return Console(stderr=True)
 
 
+def is_watched() -> bool:
+    """Whether standard error is a terminal; a program without a console has none at all."""
+    return sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+
+
 def say(line: str) -> None:
     """Print a line on stderr as it is, however long."""
-    if sys.stderr.isatty():
+    if is_watched():
         stderr().out(line, highlight=False)
     else:
-        print(line, file=sys.stderr)
+        typer.echo(line, err=True)
 
 
 def watched(steps: Iterable[Step], total: int, *, quiet: bool = False) -> Iterable[Step]:
     """The same steps, with a bar while they come if a person watches."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not is_watched():
         return steps
     from rich.progress import track
 

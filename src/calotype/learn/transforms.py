@@ -71,15 +71,18 @@ class Block(nn.Module):
         kind = x.device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.training and fast_type(kind) is torch.bfloat16):
             x = x + self._scaled("c", self._depthwise(F.silu(self._scaled("a", x))))
-            return x + self._scaled("e", F.silu(self._scaled("d", x)))
+            return x + self._scaled("e", self._widened(x))
 
     def _scaled(self, name: str, x: Tensor) -> Tensor:
         layer, (by_weight, by_bias) = getattr(self, name), BLOCK_SCALES[name]
         return F.linear(x.permute(0, 2, 3, 1), layer.weight * by_weight, layer.bias * by_bias).permute(0, 3, 1, 2)
 
+    def _widened(self, x: Tensor) -> Tensor:
+        return F.silu(self._scaled("d", x))
+
     def _depthwise(self, x: Tensor) -> Tensor:
         weight, bias = (p * scale for p, scale in zip(self.b.parameters(), BLOCK_SCALES["b"], strict=True))
-        return F.conv2d(x, weight, bias, padding=1, groups=len(weight))
+        return F.conv2d(x, weight, bias, padding=self.b.padding, groups=len(weight))
 
 
 def unshuffle(x: Tensor, block: int) -> Tensor:
