@@ -401,7 +401,7 @@ def test_training_first(tmp_path: Path, small_photo: Image.Image, monkeypatch: p
         asked.append((sources, minutes))
         out.write_bytes(library.find("photo").serialise())
 
-    monkeypatch.setattr(sys.modules["calotype.cli.pack"], "train_model", fake)
+    monkeypatch.setattr("calotype.cli.pack.train_model", fake)
     folder, out = tmp_path / "in", tmp_path / "x.caloset"
     folder.mkdir()
     small_photo.crop((0, 0, 100, 100)).save(folder / "a.png")

@@ -281,7 +281,7 @@ def test_the_limit_is_of_pixels_not_of_planes(tmp_path: Path) -> None:
 
 
 def test_pack_takes_what_encode_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["calotype.cli.pack"], "MAX_PIXELS", 1000)
+    monkeypatch.setattr("calotype.cli.pack.MAX_PIXELS", 1000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
     for name, side in (("a", 30), ("b", 40)):
         Image.new("L", (side, side)).save(tmp_path / f"{name}.png")
