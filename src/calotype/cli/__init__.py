@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
 
 class _Commands(TyperGroup):
-    """Each command is imported and built when it is asked for: to do so with all takes a fifth of a cold decode."""
+    """Each command is imported and built when it is asked for: to do so with all takes a tenth of a cold decode."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
