@@ -15,8 +15,20 @@ from calotype.cli.console import FAILURES, describe
 from calotype.errors import OptionError
 
 COMMANDS = (
-    *("encode", "decode", "info", "advise", "train", "tune", "explore", "sample"),
-    *("bench", "pack", "unpack", "ls", "extract", "models"),
+    "encode",
+    "decode",
+    "info",
+    "advise",
+    "train",
+    "tune",
+    "explore",
+    "sample",
+    "bench",
+    "pack",
+    "unpack",
+    "ls",
+    "extract",
+    "models",
 )
 ELSEWHERE = {"extract": "unpack"}
 """Commands that are not in the module of their own name."""
