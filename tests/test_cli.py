@@ -465,6 +465,7 @@ def test_orientation_is_applied_where_it_cannot_be_kept(folder: Path) -> None:
     picture().save("b.png", exif=exif)
     run("encode", "b.png", "--lossless")
     assert "without exif" in run("decode", "b.calo", "c.bmp").stderr
+    assert "without exif" in run("decode", "b.calo", "c.npy").stderr
     with Image.open("b.png") as before, Image.open("c.bmp") as after:
         np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(before)), np.asarray(after))
 

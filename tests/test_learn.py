@@ -12,14 +12,14 @@ from PIL import Image
 from calotype import bundle
 from calotype.coding import Table, Tables
 from calotype.errors import InputError
+from calotype.learn import muon
 from calotype.learn.calibrate import fit, quiet
 from calotype.learn.config import Architecture
-from calotype.learn.data import Crops
+from calotype.learn.data import Crops, padded_to
 from calotype.learn.dyadic import DyadicBlock, DyadicConv, activation, stream
 from calotype.learn.export import family, frequencies, members
 from calotype.learn.grow import grown, kept_channels, origin
 from calotype.learn.model import Codec
-from calotype.learn.muon import orthogonalise
 from calotype.learn.prior import RateAware
 from calotype.learn.start import start_as_transform
 from calotype.learn.train import Objective
@@ -27,6 +27,7 @@ from calotype.prior import choose, words_of
 from calotype.quantise import BITS_PER_SQUARED_STEP, rate_aware, round_to_nearest
 from calotype.runtime import Runtime
 from calotype.steps import channels_by_place, coded_of, parts_of, step_of
+from calotype.tiling import padded
 
 SMALL = Architecture(y_channels=32, z_channels=16, width=32, blocks=2, prior_width=32, context_blocks=1)
 CARD = {"name": "small", "version": "0", "status": "preview"}
@@ -156,7 +157,11 @@ def test_growth_keeps_what_was_learned_and_loses_less(codec: Codec, crops: Crops
     assert lost[1] < 0.8 * lost[0]
 
 
-def test_real_bits_are_the_estimated_ones(pictures: list[torch.Tensor], crops: Crops, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size_px", [(256, 256), (130, 200)])
+def test_real_bits_are_the_estimated_ones(
+    pictures: list[torch.Tensor], crops: Crops, tmp_path: Path, size_px: tuple[int, int]
+) -> None:
+    """Also where elements of y lie beneath padding alone and are not coded."""
     torch.manual_seed(0)
     codec = Codec(SMALL).eval()
     start_as_transform(codec, crops.batch(0)[0])
@@ -164,12 +169,14 @@ def test_real_bits_are_the_estimated_ones(pictures: list[torch.Tensor], crops: C
         step.head.bias.data[SMALL.y_channels :] = 40 / 8  # wide tables, so that nothing escapes
     bundle.write(tmp_path / "x.calomodel", members(codec, CARD, family())[0])
     runtime = Runtime(bundle.read(tmp_path / "x.calomodel"))
-    x = pictures[0][:256, :256].permute(2, 0, 1)[None].float() / 255 - 0.5
+    height, width = size_px
+    picture = padded_to(pictures[0][:height, :width], padded(height), padded(width))
+    x = picture.permute(2, 0, 1)[None].float() / 255 - 0.5
     for level in (60, 120):
         with torch.no_grad():
-            coded = codec(x, torch.tensor([level]))
+            coded = codec(x, torch.tensor([level]), torch.tensor([size_px]))
             y = codec.g_a(x, torch.tensor([level]))[0].numpy()
-        words = words_of(runtime, choose(runtime, y, level, (256, 256), round_to_nearest))
+        words = words_of(runtime, choose(runtime, y, level, size_px, round_to_nearest))
         assert 8 * len(words) == pytest.approx(float(coded.y_bits + coded.z_bits), rel=0.005)
 
 
@@ -279,7 +286,7 @@ def test_which_tables_are_quiet() -> None:
 def test_starting_as_a_transform_helps(crops: Crops, sizes: dict[str, int]) -> None:
     """Also with more channels than the transforms have, and with wider ones than patches have numbers."""
     torch.manual_seed(0)
-    x, level = crops.batch(0)
+    x, level, _ = crops.batch(0)
     random, started = (Codec(replace(SMALL, **sizes)) for _ in range(2))
     start_as_transform(started, x)
     losses = [Objective(c.eval())(x, level)[0] for c in (random, started)]
@@ -290,7 +297,12 @@ def test_starting_as_a_transform_helps(crops: Crops, sizes: dict[str, int]) -> N
         assert weight.grad.abs().sum(1).all()  # nothing is cut off
 
 
-def test_orthogonalise() -> None:
-    values = torch.linalg.svdvals(orthogonalise(torch.randn(3, 24, 60)))
-    assert (values > 0.6).all()
-    assert (values < 1.3).all()
+@pytest.mark.parametrize("fast", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24), (24, 24)])
+def test_orthogonalise(shape: tuple[int, int], fast: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "fast_type", lambda _: fast)  # pyright: ignore[reportUnknownLambdaType]
+    u, _, v = torch.linalg.svd(torch.randn(shape, generator=torch.Generator().manual_seed(0)), full_matrices=False)
+    several, one = torch.logspace(-1.5, 0, 24), torch.zeros(24).index_fill(0, torch.tensor(0), 5.0)
+    matrices = torch.stack([u * singular @ v for singular in (several, one)])
+    for singular, at in zip(torch.linalg.svdvals(muon.orthogonalise(matrices)), (slice(None), 0), strict=True):
+        assert 0.6 < singular[at].min() <= singular.max() < 1.4

@@ -113,5 +113,10 @@ def test_a_processor_without_products_of_16_bits_is_not_asked_for_them(monkeypat
     products.fast_type.cache_clear()
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert products.fast_type("cpu") is torch.float32
-    assert products.fast_type("cuda") is torch.bfloat16
+    for compute, fast in ((True, torch.bfloat16), (False, torch.float32)):  # False: it emulates them, as a T4 does
+        products.fast_type.cache_clear()
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, c=compute: c or including_emulation
+        )
+        assert products.fast_type("cuda") is fast
     products.fast_type.cache_clear()

@@ -105,8 +105,8 @@ def two_heads(base: Bundle, crops: Crops, photo: Image.Image, tmp_path_factory: 
 
     training = Training(Config(SMALL, replace(RECIPE, objective=VISUAL)), crops, weights=codec_of(base).state_dict())
     start = {name: value.clone() for name, value in training.codec.state_dict().items()}
-    for x, level in crops.batches(0, 2, 0, 1):
-        training.advance(x, level)
+    for batch in crops.batches(0, 2, 0, 1):
+        training.advance(*batch)
     moved = {name.split(".")[0] for name, value in training.codec.state_dict().items() if not value.equal(start[name])}
     assert moved == {"g_a", "g_s"}
     path = tmp_path_factory.mktemp("heads") / "heads.calomodel"

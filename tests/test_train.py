@@ -26,7 +26,7 @@ from calotype.errors import InputError, OptionError
 from calotype.header import unpack_header
 from calotype.learn import checkpoint, config, grow, split
 from calotype.learn.config import Architecture, Config, Recipe
-from calotype.learn.data import Crops, Pictures, find_pictures
+from calotype.learn.data import Crops, Pictures, find_pictures, memory_bytes
 from calotype.learn.fit import CHECKPOINT, CONFIG, Watcher, fit, make_fabric, weights_from
 from calotype.learn.model import Codec
 from calotype.learn.plan import PICTURES, write
@@ -56,7 +56,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 def _losses(training: Training, steps: int) -> list[float]:
     batches = training.crops.batches(training.step, training.step + steps)
-    return [float(training.advance(x, level)[0]) for x, level in batches]
+    return [float(training.advance(*batch)[0]) for batch in batches]
 
 
 # --- data -----------------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ from calotype.learn.config import Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
 recipe, paths = Recipe(batch=4, crop_px=64), find_pictures(sys.argv[1:])
 held, streamed = (Crops(Pictures(paths, 64, most_bytes=most), None, recipe) for most in (1 << 30, 0))
-for (x, level), (other, same) in zip(held.batches(3, 6), streamed.batches(3, 6, workers=2), strict=True):
+for (x, level, _), (other, same, _) in zip(held.batches(3, 6), streamed.batches(3, 6, workers=2), strict=True):
     assert torch.equal(x, other) and torch.equal(level, same)
 print("equal")
 """
@@ -142,6 +142,20 @@ for workers in (0, 2):
 """
 
 
+def test_pictures_are_held_in_what_a_container_leaves(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calotype.learn.data.CGROUP", tmp_path)
+    free_bytes = memory_bytes(torch.device("cpu"))
+    size_bytes = 3 * int(Pictures(find_pictures([folder]), 64).area_px.sum())
+    (tmp_path / "memory.current").write_text("1000000000\n")
+    (tmp_path / "memory.stat").write_text("anon 12345\ninactive_file 10000\n")
+    for limit, is_held in (("max", True), (10**9 + 2 * size_bytes, True), (10**9 + 2 * size_bytes - 20_000, False)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert (Pictures(find_pictures([folder]), 64).held is not None) == is_held
+    assert memory_bytes(torch.device("cpu")) == 2 * size_bytes - 10_000 < free_bytes
+
+
 def test_when_no_picture_can_be_decoded_drawing_ends(tmp_path: Path, folder: Path) -> None:
     copied = shutil.copytree(folder, tmp_path / "pictures")
     said = _run([sys.executable, "-c", BROKEN, str(copied)]).stdout.splitlines()
@@ -150,9 +164,25 @@ def test_when_no_picture_can_be_decoded_drawing_ends(tmp_path: Path, folder: Pat
     assert "none of 200 pictures" in said[0]
 
 
+def test_padding_is_no_part_of_the_loss() -> None:
+    images = [np.random.default_rng(i).integers(0, 256, (28, 20, 1), np.uint8) for i in range(4)]
+    training = Training(Config(replace(SMALL, channels=1), RECIPE), Crops(Pictures.of(images, "cpu"), None, RECIPE))
+    x, level, size_px = training.crops.batch(0)
+    assert size_px is not None
+    assert size_px.tolist() == [[28, 20]] * 4
+    assert (x[:, :, 28:, :20] == x[:, :, 27:28, :20]).all()  # at the lower side, as encoders pad
+    codec = training.codec.eval()
+    with torch.no_grad():
+        coded = codec(x, level, size_px)
+        _, bpp, mse = training.objective(x, level, size_px).tolist()
+        shown = as_shown(coded.x_hat)[:, :, :28, :20]
+    assert mse == pytest.approx(float((shown - x[:, :, :28, :20]).square().mean()), rel=1e-4)
+    assert bpp == pytest.approx(float((coded.y_bits + coded.z_bits).mean()) / (28 * 20), rel=1e-4)
+
+
 def test_processes_share_the_batch_of_one(folder: Path) -> None:
     crops = Crops(Pictures(find_pictures([folder]), 64), None, RECIPE)
-    whole, level = crops.batch(7)
+    whole, level, _ = crops.batch(7)
     parts = [next(crops.batches(7, 8, rank, 2)) for rank in (0, 1)]
     assert torch.equal(torch.stack([parts[0][0], parts[1][0]], 1).flatten(0, 1), whole)
     assert torch.equal(torch.stack([parts[0][1], parts[1][1]], 1).flatten(), level)
@@ -399,7 +429,7 @@ def test_numbers_that_are_not_finite_are_undone(make: Callable[..., Training]) -
     training = make(steps=16)
     advance, rows = training.advance, list[Row]()
 
-    def spoiled(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    def spoiled(x: torch.Tensor, level: torch.Tensor, _: None) -> torch.Tensor:
         return advance(x * float("nan") if training.step == 9 and training.rollbacks < 2 else x, level)
 
     training.advance = spoiled
@@ -458,7 +488,7 @@ def test_images_of_a_data_set_are_told_apart() -> None:
 def test_a_run_that_cannot_be_saved_says_so(make: Callable[..., Training]) -> None:
     training = make(steps=16)
     advance = training.advance
-    training.advance = lambda x, level: advance(x * float("nan"), level)
+    training.advance = lambda x, level, _: advance(x * float("nan"), level)
     with pytest.raises(DivergedError, match="learning rate"):
         run(training, every=2)
 

@@ -205,13 +205,13 @@ def try_out(item: tuple[str, Variant], pictures: list[Path], held_out: list[Path
     crops = Crops(Pictures(pictures, recipe.crop_px), None, recipe)
     training = variant.training(crops)
     start = time.process_time()
-    for x, level in crops.batches(0, 10**9, workers=0):
+    for batch in crops.batches(0, 10**9, workers=0):
         spent = (time.process_time() - start) / (60 * minutes)
         if spent >= 1:
             break
         steps = max(training.step + 1, round(training.step / max(spent, 1e-3))) if variant.falls else 10**9
         training.recipe = replace(recipe, steps=steps)
-        training.advance(x, level)
+        training.advance(*batch)
     return Outcome(name, training.step, curve(training.average, as_unit(list(Pictures(held_out, 64)), 256))[0])
 
 

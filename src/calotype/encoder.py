@@ -157,7 +157,9 @@ class PictureCoder:
 def _looks_drawn(samples: Samples) -> bool:
     if samples[:, :, 0].size <= SMALL_PIXELS:
         return True
-    return all(_flat_share(part) > FLAT_SHARE for part in (samples[:, :, :1], samples))  # of photos, one channel tells
+    first = samples[:, :, :1]
+    parts = (first, samples) if samples.shape[2] > 1 else (first,)  # of photos, one channel tells
+    return all(_flat_share(part) > FLAT_SHARE for part in parts)
 
 
 def _flat_share(samples: Samples) -> float:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from calotype import datasets
 from calotype.cli.bench_small import bench_small
-from calotype.cli.console import print_table, refuse_options, stderr
+from calotype.cli.console import is_watched, print_table, refuse_options, stderr
 from calotype.errors import OptionError
 from calotype.threads import cores
 
@@ -78,7 +78,7 @@ def bench(
         _command(images, out, codecs, reference, model or [], {"--quick": quick, "--slowest": slowest}),
     )
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr(), disable=not stderr().is_terminal) as progress:
+    with Progress(*columns, console=stderr(), disable=not is_watched()) as progress:
         task = progress.add_task("measuring", total=None)
         results = run.run(plan, lambda n: progress.update(task, total=n), lambda: progress.advance(task))
     _print(results)

@@ -10,7 +10,7 @@ import typer
 from rich.progress import track
 
 from calotype import datasets, library
-from calotype.cli.console import shown, stderr
+from calotype.cli.console import is_watched, shown, stderr
 from calotype.errors import InputError, OptionError
 from calotype.small import image_of, small_model
 
@@ -35,7 +35,7 @@ def bench_small(sources: list[Path], out: Path, models: list[str], data: Path | 
     if twice := {model for model in names if names.count(model) > 1}:
         raise OptionError(f"two models are named {min(twice)!r}: leave one out, for rows go by name")
     rows: list[Row] = []
-    for job in track(small.jobs(images, found), "measuring", console=stderr(), disable=not stderr().is_terminal):
+    for job in track(small.jobs(images, found), "measuring", console=stderr(), disable=not is_watched()):
         rows += job()
     given = [word for model in models for word in ("--model", Path(model).name)]
     command = shlex.join(["calotype", "bench", name, *given, "--out", out.name])

@@ -16,7 +16,6 @@ from calotype import library
 from calotype.cli import batch, files, options, pictures
 from calotype.cli.pictures import NPY
 from calotype.codec import MAX_PIXELS, Region
-from calotype.header import unpack_header
 
 
 def _parse_region(text: str) -> Region:
@@ -86,7 +85,7 @@ def _decode(
     start = perf_counter()
     shown = pictures.develop(data, suffix, **wish)
     seconds = perf_counter() - start
-    packed, lost = pictures.serialise(shown, suffix, unpack_header(data))
+    packed, lost = pictures.serialise(shown, suffix, data)
     files.write(job, packed)
     height, width = (shown.height, shown.width) if isinstance(shown, Image.Image) else shown.shape[:2]
     return batch.Made(len(packed), height * width, seconds, lost)

@@ -9,7 +9,7 @@ import typer
 from rich.progress import track
 
 from calotype import datasets, library
-from calotype.cli.console import print_table, shown, stderr
+from calotype.cli.console import is_watched, print_table, shown, stderr
 from calotype.errors import InputError, OptionError
 from calotype.small import small_model
 
@@ -61,7 +61,7 @@ def explore(
         study.check(found.images, str(against))
         strange = str(against), found.images
     view = sections.View(study, loaded, _log(run, study.file.path), strange, probe_images)
-    progress = track(sections.SECTIONS, "looking", console=stderr(), disable=not stderr().is_terminal)
+    progress = track(sections.SECTIONS, "looking", console=stderr(), disable=not is_watched())
     made = [section(view) for section in progress]
     shown_sections = [part for part in made if not isinstance(part, str)]
     text = page.html(study.file, loaded.name, shown_sections, [part for part in made if isinstance(part, str)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,12 @@ import typer
 from PIL import Image, ImageOps, PngImagePlugin
 
 import calotype
-from calotype import bands
+from calotype import bands, container
 from calotype.bundle import Bundle, ModelFile
 from calotype.cli.depth import is_deep
 from calotype.errors import InputError
-from calotype.header import Header, unpack_header
-from calotype.pixels import TIFF_LAYOUT, Samples, scale_transparency
+from calotype.header import unpack_header
+from calotype.pixels import TIFF_LAYOUT, Samples, metadata_info, scale_transparency
 
 _NO_PICTURES = {"BUFR", "CALO", "GRIB", "HDF5", "MPEG", "PDF"}
 """Formats whose suffixes Pillow registers but whose pictures it cannot read by itself, and our own."""
@@ -195,16 +195,27 @@ def develop(data: bytes | memoryview, suffix: str, **wish: Any) -> Image.Image |
     return (calotype.decode_array if as_bands else calotype.decode)(data, **wish)
 
 
-def serialise(shown: Image.Image | Samples, suffix: str, header: Header | None = None) -> tuple[bytes, tuple[str, ...]]:
-    """A file of a suffix, and what of the `.calo` file with this header it lacks."""
+def serialise(
+    shown: Image.Image | Samples, suffix: str, source: bytes | memoryview | None = None
+) -> tuple[bytes, tuple[str, ...]]:
+    """A file of a suffix, and what of the `.calo` file that it was made from it lacks."""
     if isinstance(shown, np.ndarray):
-        return bands.serialise(shown, f".{suffix}"), ()
-    target, lost = FORMATS[suffix], list[str]()
-    if header is not None and header.depth == 16 and shown.mode != "I;16":
-        lost.append("16-bit colour written as 8 bits")
-    if not target.metadata and (left_out := [name for name in METADATA if name in shown.info]):
-        lost.append(f"without {', '.join(left_out)}")
-    return save(shown, target), tuple(lost)
+        return bands.serialise(shown, f".{suffix}"), _without({} if source is None else _metadata_in(source))
+    target, lost = FORMATS[suffix], ()
+    if source is not None and unpack_header(source).depth == 16 and shown.mode != "I;16":
+        lost = ("16-bit colour written as 8 bits",)
+    return save(shown, target), lost if target.metadata else (*lost, *_without(shown.info))
+
+
+def _metadata_in(source: bytes | memoryview) -> dict[str, bytes]:
+    """The metadata of a `.calo` file, by Pillow's names."""
+    return metadata_info(container.unpack(source, wanted=lambda _: ()).metadata)
+
+
+def _without(info: Mapping[Any, Any]) -> tuple[str, ...]:
+    """What to say of metadata that is left out, if there is any."""
+    left_out = [name for name in METADATA if name in info]
+    return (f"without {', '.join(left_out)}",) if left_out else ()
 
 
 def save(image: Image.Image, target: Format) -> bytes:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from calotype import datasets
 from calotype.bundle import PHOTO, Bundle
-from calotype.cli.console import refuse_options, say, shown, stderr
+from calotype.cli.console import is_watched, refuse_options, say, shown, stderr
 from calotype.datasets import Dataset
 from calotype.errors import OptionError
 
@@ -86,7 +86,7 @@ def train_photo(wish: Wish) -> None:
         weights = None if start is None else fit.weights_from(start, plan.architecture)
         plan = replace(plan, recipe=suited(plan.recipe, plan.architecture, weights, data))
     columns = (TextColumn("training"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    quiet = not (stderr().is_terminal and fabric.is_global_zero)
+    quiet = not (is_watched() and fabric.is_global_zero)
     shown_columns = (*columns, TextColumn("{task.fields[now]}"))
     with Progress(*shown_columns, console=stderr(), disable=quiet, speed_estimate_period=600) as progress:
         watcher = _watcher(progress) if fabric.is_global_zero else None

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from calotype import datasets
 from calotype.bundle import SUFFIX, read_file
-from calotype.cli.console import say, shown, stderr
+from calotype.cli.console import is_watched, say, shown, stderr
 from calotype.datasets import Dataset
 from calotype.errors import OptionError
 from calotype.markdown import table
@@ -106,7 +106,7 @@ def _cross_validated(
 def _begun(data: Dataset) -> Progress:
     say(f"calotype: {len(data.train)} images to learn from, {len(data.validation)} to judge by")
     columns = (TextColumn("training"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
-    return Progress(*columns, console=stderr(), disable=not stderr().is_terminal)
+    return Progress(*columns, console=stderr(), disable=not is_watched())
 
 
 def _check_finished(finished: bool, folder: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from calotype import datasets
-from calotype.cli.console import say, shown, stderr
+from calotype.cli.console import is_watched, say, shown, stderr
 from calotype.cli.train_small import ARCHS, LOSSLESS_ARCHS
 from calotype.errors import OptionError
 
@@ -70,7 +70,7 @@ def _search(task: Task, study: Study, trials: int, told: Callable[[], bool]) -> 
     from calotype.learn.tune.study import done, search
 
     columns = (TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr(), disable=not stderr().is_terminal) as progress:
+    with Progress(*columns, console=stderr(), disable=not is_watched()) as progress:
         bar = progress.add_task("trials", total=trials, completed=done(study))
 
         def report(trial: FrozenTrial) -> None:

@@ -15,7 +15,6 @@ from calotype.cli.console import FAILURES, complain, printable, say, shown, watc
 from calotype.cli.files import Job
 from calotype.cli.pictures import NPY
 from calotype.errors import InputError
-from calotype.header import unpack_header
 
 
 def opened(path: Path, model: str | None) -> Archive:
@@ -85,7 +84,7 @@ def _serialised(source: Archive, entry: Entry, suffix: str) -> tuple[bytes, tupl
     file = source.file(entry)
     if file is not None:
         data, model = file
-        return pictures.serialise(pictures.develop(data, suffix, model=model), suffix, unpack_header(data))
+        return pictures.serialise(pictures.develop(data, suffix, model=model), suffix, data)
     return pictures.serialise(source.array(entry) if suffix == NPY else source.image_or_array(entry), suffix)
 
 

@@ -7,6 +7,7 @@ processes share what one would have drawn, and no state needs to be saved.
 from __future__ import annotations
 
 import glob
+import math
 import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +29,7 @@ from calotype.threads import cores
 
 NO_PICTURES = {".tsv", ".txt", ".json", ".jsonl", ".md", ".csv"}
 MEMORY_SHARE = 0.5
+CGROUP = Path("/sys/fs/cgroup")
 MOST_DRAWS = 200
 NONE_DECODES = f"none of {MOST_DRAWS} pictures drawn to learn from could be decoded: they are damaged, or gone by now"
 
@@ -52,15 +54,26 @@ def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
     return sorted(found)
 
 
-def memory_bytes(device: torch.device) -> int:
+def memory_bytes(device: torch.device) -> float:
     """Free memory where pictures would be held."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # under torchrun, each holds them
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // processes
+        free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError):  # not on Windows
-        return 4 << 30
+        free_bytes = 4 << 30
+    return min(free_bytes, _left_in_container_bytes()) / processes
+
+
+def _left_in_container_bytes() -> float:
+    """What the limit of a container leaves, which the system's free memory does not tell (Linux, cgroup v2)."""
+    try:
+        limit_bytes, used_bytes = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        kept = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return max(0, limit_bytes - used_bytes + int(kept["inactive_file"]))  # of files, given up when it is needed
+    except (OSError, ValueError, KeyError):  # no container, or one without a limit
+        return math.inf
 
 
 def padded_to(picture: Tensor, height: int, width: int) -> Tensor:
@@ -174,8 +187,10 @@ def _leave_interrupts(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class Crops(Dataset[tuple[Tensor, int]]):
+class Crops(Dataset[tuple[Tensor, int, Tensor]]):
     """Crops drawn at random, mirrored at random, each with a level; pictures are drawn in proportion to their area.
+
+    What is smaller than a crop is padded as an encoder pads it, and with each crop comes how much of it is picture.
 
     Number n is crop n mod batch of step n // batch. The levels of a step are one from each of `batch` strata. At or
     above `fine_level`, half of the crops come from the `fine` pictures: lossless ones, without a codec's traces.
@@ -198,28 +213,30 @@ class Crops(Dataset[tuple[Tensor, int]]):
         """Whether no picture needs to be read when it is drawn, which workers do."""
         return all(pool is None or pool.held is not None for pool in self.pools)
 
-    def __getitem__(self, n: int) -> tuple[Tensor, int]:
+    def __getitem__(self, n: int) -> tuple[Tensor, int, Tensor]:
         random = np.random.default_rng([self.recipe.seed, self.salt, n])
         level = int((n % self.recipe.batch + random.random()) * LEVELS / self.recipe.batch)
         fine = self.pools[1] is not None and level >= self.recipe.fine_level and random.random() < 0.5
         pool, share = self.pools[fine], self.shares[fine]
         assert pool is not None
         assert share is not None
+        size = self.recipe.crop_px
         for _ in range(MOST_DRAWS):
             try:
-                return self._crop(pool[int(random.choice(len(pool), p=share))], random), level
+                part = self._part(pool[int(random.choice(len(pool), p=share))], random)
+                return padded_to(part, size, size), level, torch.tensor(part.shape[:2])
             except FAILURES:  # noqa: PERF203 (only found out now, where pictures are read when drawn)
                 continue
         raise InputError(NONE_DECODES)
 
-    def _crop(self, picture: Tensor, random: np.random.Generator) -> Tensor:
+    def _part(self, picture: Tensor, random: np.random.Generator) -> Tensor:
+        """A part of a picture (h, w, c), as large as a crop if the picture is."""
         size = self.recipe.crop_px
-        picture = padded_to(picture, size, size)
-        top, left = (int(random.integers(0, side - size + 1)) for side in picture.shape[:2])
+        top, left = (int(random.integers(0, max(0, side - size) + 1)) for side in picture.shape[:2])
         return picture[top : top + size, left : left + size].flip([axis for axis in (0, 1) if random.random() < 0.5])
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The crops of a step, and their levels, as `batches` gives them."""
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The crops of a step, their levels and sizes, as `batches` gives them."""
         return next(self.batches(step, step + 1, workers=0))
 
     def first(self, count: int) -> Tensor:
@@ -228,13 +245,16 @@ class Crops(Dataset[tuple[Tensor, int]]):
 
     def batches(
         self, start: int, stop: int, rank: int = 0, world: int = 1, workers: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each step x (b, c, crop, crop) in [-0.5, 0.5] and levels (b,); b is this process's part of the batch."""
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """For each step x (b, c, crop, crop) in [-0.5, 0.5] and levels (b,); b is this process's part of the batch.
+
+        Height and width of what is picture (b, 2) come third, if any crop has padding.
+        """
         count = self.recipe.batch
         numbers = (range(step * count + rank, (step + 1) * count, world) for step in range(start, stop))
         if workers is None:
             workers = 0 if self.all_held else max(1, cores() // world)
-        loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+        loader: DataLoader[tuple[Tensor, int, Tensor]] = DataLoader(
             self,
             batch_sampler=numbers,  # pyright: ignore[reportArgumentType]
             num_workers=workers,
@@ -243,8 +263,9 @@ class Crops(Dataset[tuple[Tensor, int]]):
         pictures = self.pools[0]
         assert pictures is not None
         try:
-            for crops, level in loader:
+            for crops, level, size_px in loader:
                 x = crops.to(pictures.device).permute(0, 3, 1, 2).contiguous().float() / pictures.form.peak - 0.5
-                yield x, level.to(pictures.device)
+                padded = bool((size_px < self.recipe.crop_px).any())
+                yield x, level.to(pictures.device), size_px.to(pictures.device) if padded else None
         except InputError as error:  # a worker's says where it was raised, too
             raise InputError(NONE_DECODES) from error

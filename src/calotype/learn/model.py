@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from calotype.bundle import Z_LIMIT
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import round_half_up
-from calotype.learn.parts import assembled, of_step
+from calotype.learn.parts import assembled, of_step, places
 from calotype.learn.prior import HyperPrior, HyperSynthesis, RateAware, StepPrior, bits, sigma_of
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
 from calotype.manifest import LEVELS
@@ -30,6 +30,13 @@ def start_log_gain(arch: Architecture) -> Tensor:
     lam = lambda_of(arch, torch.linspace(0, LEVELS - 1, arch.knots))
     gain = (lam * 255**2 * math.log(2) / (6 * arch.channels)).sqrt()
     return gain.log()[:, None].repeat(1, arch.y_channels)
+
+
+def within(size_px: Tensor, rows: int, columns: int, scale: int = 1) -> Tensor:
+    """What of a grid at 1/scale shows some of pictures of height and width size_px (b, 2): (b, 1, rows, columns)."""
+    height, width = size_px.T[:, :, None]
+    row, column = (scale * torch.arange(count, device=size_px.device) for count in (rows, columns))
+    return ((row < height)[:, :, None] & (column < width)[:, None])[:, None]
 
 
 @dataclass(frozen=True)
@@ -57,33 +64,42 @@ class Codec(nn.Module):
         later = (StepPrior(arch, arch.context_blocks, sees_y=True) for _ in range(arch.context_steps - 1))
         self.steps = nn.ModuleList([StepPrior(arch, 1, sees_y=False), *later])
 
-    def forward(self, x: Tensor, level: Tensor) -> Coded:
+    def forward(self, x: Tensor, level: Tensor, size_px: Tensor | None = None) -> Coded:
         """Code pictures x (b, c, h, w) in [-0.5, 0.5] at levels (b,).
 
-        In training, noise stands for rounding in the rate.
+        In training, noise stands for rounding in the rate. If only `size_px` (b, 2) of each is picture, and the rest
+        padding, elements of y that show nothing of it are not coded (SPEC.md, section 3.2).
         """
         y = self.g_a(x, level)
+        coded = None if size_px is None else within(size_px, *y.shape[2:], scale=16)
         z = self.h_a(y)
         z_hat = round_half_up(z).clamp(-Z_LIMIT, Z_LIMIT)
-        y_hat, mean, index = self.predict(y, self.h_s(z_hat, level))
+        y_hat, mean, index = self.predict(y, self.h_s(z_hat, level), coded=coded)
         y_bits = bits(self._seen(y, y_hat) - mean, sigma_of(index))
+        y_bits = y_bits if coded is None else y_bits * coded
         z_bits = self.z_prior(self._seen(z, z_hat), level)
         return Coded(self.g_s(y_hat, level), y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)))
 
     def predict(
-        self, y: Tensor, features: Tensor, rounded: Callable[[Tensor, Tensor], Tensor] | None = None
+        self,
+        y: Tensor,
+        features: Tensor,
+        rounded: Callable[[Tensor, Tensor], Tensor] | None = None,
+        coded: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Round y step by step: y_hat, and the means and table indices that each element is coded with.
 
-        `rounded` makes symbols of residuals and table indices; an encoder's choice by rate if not given.
+        `rounded` makes symbols of residuals and table indices; an encoder's choice by rate if not given. Elements that
+        are not `coded` (b, 1, h, w) are their means.
         """
         rounded = rounded or self.symbols
+        coded_places = 1 if coded is None else places(coded)
         spans = spans_of(len(self.steps), y.shape[1])
         known, means, indices = list[Tensor](), list[Tensor](), list[Tensor]()
         for now, prior in zip(spans, self.steps, strict=True):
             assert isinstance(prior, StepPrior)
             mean, index = prior.coded(features, assembled(known, spans) if known else None, now)
-            known.append(mean + rounded(of_step(y, now) - mean, index))
+            known.append(mean + rounded(of_step(y, now) - mean, index) * coded_places)
             means.append(mean)
             indices.append(index)
         y_hat, mean, index = (assembled(parts, spans) for parts in (known, means, indices))

@@ -20,7 +20,7 @@ from calotype.learn.data import Crops
 from calotype.learn.dyadic import set_exact
 from calotype.learn.grow import grown
 from calotype.learn.look import visual_error
-from calotype.learn.model import Codec, lambda_of
+from calotype.learn.model import Codec, lambda_of, within
 from calotype.learn.muon import Muon
 from calotype.learn.start import START_CROPS, start_as_transform
 from calotype.learn.transforms import as_shown
@@ -46,6 +46,8 @@ def mse(x: Tensor, x_hat: Tensor) -> Tensor:
 class Objective(nn.Module):
     """Loss, mean bpp and mean mse of a batch, (3,); the loss is over sqrt(lambda), so that all levels count.
 
+    Padding, which a decoder cuts off, is no part of it.
+
     Args:
         codec: What is trained.
         error: Of pictures x and x_hat (b, c, h, w), in units of mse (b,); what the rate is weighed against.
@@ -55,12 +57,15 @@ class Objective(nn.Module):
         super().__init__()
         self.codec, self.error = codec, error
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        coded = self.codec(x, level)
-        lam, x_hat = lambda_of(self.codec.arch, level), as_shown(coded.x_hat)
-        bpp = (coded.y_bits + coded.z_bits) / (x.shape[2] * x.shape[3])
-        loss = (bpp + lam * 255**2 * self.error(x, x_hat)) / lam.sqrt()
-        return torch.stack([loss.mean(), bpp.mean(), mse(x, x_hat).mean()])
+    def forward(self, x: Tensor, level: Tensor, size_px: Tensor | None = None) -> Tensor:
+        coded, lam = self.codec(x, level, size_px), lambda_of(self.codec.arch, level)
+        x_hat, pixels, share = as_shown(coded.x_hat), x.shape[2] * x.shape[3], 1.0
+        if size_px is not None:
+            shown = within(size_px, *x.shape[2:])
+            x_hat, pixels, share = torch.where(shown, x_hat, x), size_px.prod(1), shown.float().mean((1, 2, 3))
+        bpp, distortion = (coded.y_bits + coded.z_bits) / pixels, self.error(x, x_hat) / share
+        loss = (bpp + lam * 255**2 * distortion) / lam.sqrt()
+        return torch.stack([loss.mean(), bpp.mean(), (mse(x, x_hat) / share).mean()])
 
 
 def rate_factor(step: int, recipe: Recipe, seconds: float = 0.0) -> float:
@@ -136,12 +141,12 @@ class Training:
         """How much of the run is over, by steps or by the clock, 0 to 1."""
         return min(1.0, max(self.step / self.recipe.steps, _by_time(self.recipe, self.seconds)))
 
-    def advance(self, x: Tensor, level: Tensor) -> Tensor:
-        """One step on a batch; returns loss, mean bpp and mean mse (3,), on the device."""
+    def advance(self, x: Tensor, level: Tensor, size_px: Tensor | None = None) -> Tensor:
+        """One step on a batch, as `Crops` gives it; returns loss, mean bpp and mean mse (3,), on the device."""
         self.codec.train()
         set_exact(self.codec, exact=self.step >= self.recipe.dyadic_from)
         torch.manual_seed(hash((self.recipe.seed, self.step, self.rollbacks, self.fabric.global_rank)) & (2**63 - 1))
-        figures = self.objective(x, level)
+        figures = self.objective(x, level, size_px)
         self.fabric.backward(figures[0])
         nn.utils.clip_grad_norm_(self.codec.parameters(), self.recipe.clip)
         factor = rate_factor(self.step, self.recipe, self.seconds) * SLOWER**self.rollbacks
@@ -265,8 +270,8 @@ def _rows(training: Training, ended: Callable[[], bool], every: int) -> Iterator
     """Train; gives the means of every `every` steps, and of what is left when it has ended."""
     fabric, first = training.fabric, training.step
     sums, then = torch.zeros(3, device=fabric.device), time.monotonic()
-    for x, level in training.crops.batches(first, training.recipe.steps, fabric.global_rank, fabric.world_size):
-        sums += training.advance(x, level)
+    for batch in training.crops.batches(first, training.recipe.steps, fabric.global_rank, fabric.world_size):
+        sums += training.advance(*batch)
         now = time.monotonic()
         training.seconds, then = _agreed(training, training.seconds + now - then), now
         last = ended()
