@@ -74,7 +74,8 @@ def test_explore_changes_what_is_learned(folder: Path) -> None:
         training.advance(*batch)
         return float(training.advance(*batch)[0])
 
-    others = {**explore["CHANGES"], **explore["OPTIMISERS"]}
+    changes = {**explore["CHANGES"], **explore["OPTIMISERS"], **explore["STAYING"]}
+    others = [name for name, change in changes.items() if change is not explore["unchanged"]]
     losses = {name: loss_after_a_step(explore["variants"]()[name]) for name in ("baseline", *others)}
     assert not [name for name in others if losses[name] == losses["baseline"]]
     assert all(np.isfinite(loss) for loss in losses.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -33,7 +34,7 @@ from calotype.learn.plan import PICTURES, write
 from calotype.learn.split import Data
 from calotype.learn.train import STATE, DivergedError, Row, Training, run
 from calotype.learn.transforms import as_shown
-from calotype.learn.watch import LOG, Log
+from calotype.learn.watch import LOG, Log, curve
 
 SMALL = Architecture(y_channels=32, z_channels=16, width=32, blocks=2, prior_width=32, context_blocks=1)
 RECIPE = Recipe(steps=30, batch=4, crop_px=64, warmup=2)
@@ -178,6 +179,11 @@ def test_padding_is_no_part_of_the_loss() -> None:
         shown = as_shown(coded.x_hat)[:, :, :28, :20]
     assert mse == pytest.approx(float((shown - x[:, :, :28, :20]).square().mean()), rel=1e-4)
     assert bpp == pytest.approx(float((coded.y_bits + coded.z_bits).mean()) / (28 * 20), rel=1e-4)
+    (point,), x_hat = curve(codec, [x[:1, :, :28, :20]], levels=[int(level[0])])
+    assert x_hat.shape == (1, 1, 28, 20)
+    assert point.bpp == pytest.approx(float(coded.y_bits[0] + coded.z_bits[0]) / (28 * 20), rel=1e-4)
+    mse_of_first = float((shown[0] - x[0, :, :28, :20]).square().mean())
+    assert point.psnr_db == pytest.approx(-10 * math.log10(mse_of_first), rel=1e-4)
 
 
 def test_processes_share_the_batch_of_one(folder: Path) -> None:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from schedulefree import AdamWScheduleFree
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -129,8 +130,18 @@ def with_luma(training: Training) -> None:
 
 def with_adamw(training: Training) -> None:
     """One optimiser for all weights."""
-    weights = [p for p in training.codec.parameters() if p.requires_grad]
-    training.optimisers = [torch.optim.AdamW(weights, lr=ADAMW_RATE, weight_decay=0.0)]
+    training.optimisers = [torch.optim.AdamW(_trained(training), lr=ADAMW_RATE, weight_decay=0.0)]
+
+
+def with_schedule_free(training: Training) -> None:
+    """AdamW with an average of its own, for a rate that stays (Defazio et al., The Road Less Scheduled, 2024)."""
+    optimiser = AdamWScheduleFree(_trained(training), lr=ADAMW_RATE, weight_decay=0.0)
+    optimiser.train()
+    training.optimisers = [optimiser]
+
+
+def _trained(training: Training) -> list[nn.Parameter]:
+    return [p for p in training.codec.parameters() if p.requires_grad]
 
 
 def at_random(training: Training) -> None:
@@ -149,6 +160,10 @@ CHANGES: dict[str, Callable[[Training], None]] = {
     "half of the error that of luma": with_luma,
 }
 OPTIMISERS: dict[str, Callable[[Training], None]] = {f"AdamW alone, at {ADAMW_RATE:g}": with_adamw}
+STAYING: dict[str, Callable[[Training], None]] = {
+    "a rate that does not fall": unchanged,
+    f"AdamW, schedule-free, at {ADAMW_RATE:g}": with_schedule_free,
+}
 
 
 @dataclass(frozen=True)
@@ -184,7 +199,7 @@ def variants() -> dict[str, Variant]:
     trained = {name: Variant(replace(BASE, recipe=replace(BASE.recipe, **v))) for name, v in RECIPES.items()}
     changed = {name: Variant(change=change) for name, change in CHANGES.items()}
     optimised = {name: Variant(optimise=change) for name, change in OPTIMISERS.items()}
-    stays = {"a rate that does not fall": Variant(falls=False)}
+    stays = {name: Variant(optimise=change, falls=False) for name, change in STAYING.items()}
     return {"baseline": Variant(), **sized, **trained, **changed, **optimised, **stays}
 
 

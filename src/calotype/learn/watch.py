@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from calotype.learn.data import padded_to
 from calotype.learn.model import Codec
 from calotype.learn.train import Row
+from calotype.tiling import padded
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -41,12 +42,9 @@ def middle(picture: Tensor, height: int, width: int) -> Tensor:
 
 
 def judged(pictures: Sequence[Tensor], size_px: int = VALIDATION_PX) -> list[Tensor]:
-    """The middle of each picture (h, w, c), sides multiples of 64 up to `size_px`; smaller ones are padded to 64."""
-    out: list[Tensor] = []
-    for picture in pictures:
-        height, width = (max(64, min(side // 64 * 64, size_px)) for side in picture.shape[:2])
-        out.append(padded_to(middle(picture, height, width), height, width))
-    return out
+    """The middle of each picture (h, w, c), sides multiples of 64 up to `size_px`; shorter ones are as they are."""
+    sides = ((max(64, min(side // 64 * 64, size_px)) for side in picture.shape[:2]) for picture in pictures)
+    return [middle(picture, *size) for picture, size in zip(pictures, sides, strict=True)]
 
 
 def as_unit(pictures: Sequence[Tensor], size_px: int = VALIDATION_PX, peak: int = 255) -> list[Tensor]:
@@ -58,16 +56,22 @@ def as_unit(pictures: Sequence[Tensor], size_px: int = VALIDATION_PX, peak: int 
 def curve(
     codec: Codec, pictures: Sequence[Tensor], levels: Sequence[int] = VALIDATION_LEVELS
 ) -> tuple[list[Point], Tensor]:
-    """The codec on pictures x (1, c, h, w): rate and distortion by estimated bits, and the last picture restored."""
+    """The codec on pictures x (1, c, h, w): rate and distortion by estimated bits, and the last picture restored.
+
+    Sides that are no multiples of 64 are padded, as an encoder pads them.
+    """
     codec.eval()
     points: list[Point] = []
     x_hat = torch.empty(0)
     for level in levels:
         figures: list[tuple[float, float]] = []
         for x in pictures:
-            coded = codec(x, torch.tensor([level], device=x.device))
-            x_hat = coded.x_hat
-            bpp = float(coded.y_bits + coded.z_bits) / (x.shape[2] * x.shape[3])
+            height, width = x.shape[2:]
+            whole = F.pad(x, (0, padded(width) - width, 0, padded(height) - height), mode="replicate")
+            at, size_px = (torch.tensor([v], device=x.device) for v in (level, (height, width)))
+            coded = codec(whole, at, size_px)
+            x_hat = coded.x_hat[:, :, :height, :width]
+            bpp = float(coded.y_bits + coded.z_bits) / (height * width)
             mse = float((x_hat.clamp(-0.5, 0.5) - x).square().mean())
             figures.append((bpp, -10 * math.log10(max(mse, 1e-10))))
         bpps, psnrs = zip(*figures, strict=True)
