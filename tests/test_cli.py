@@ -16,10 +16,11 @@ from PIL import Image, ImageOps
 from typer.testing import CliRunner, Result
 
 import calotype
-from calotype import bands, codec, library
+from calotype import bands, codec, container, library
 from calotype.cli import COMMANDS, app, files, main
 from calotype.cli.console import say, watched
 from calotype.cli.pictures import FORMATS
+from calotype.container import Metadata
 from conftest import raw_png
 
 SUMMARY = r"{} -> {}  [\d,]+ bytes  \d+\.\d{{3}} bpp  \d+\.\d+ MP/s"
@@ -465,7 +466,6 @@ def test_orientation_is_applied_where_it_cannot_be_kept(folder: Path) -> None:
     picture().save("b.png", exif=exif)
     run("encode", "b.png", "--lossless")
     assert "without exif" in run("decode", "b.calo", "c.bmp").stderr
-    assert "without exif" in run("decode", "b.calo", "c.npy").stderr
     with Image.open("b.png") as before, Image.open("c.bmp") as after:
         np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(before)), np.asarray(after))
 
@@ -481,6 +481,21 @@ def test_metadata_of_a_tiled_tiff_does_not_break_another_tiff(folder: Path) -> N
     with Image.open("c.tif") as image:
         np.testing.assert_array_equal(np.asarray(image), np.asarray(picture()))
         assert image.getexif()[33432] == "me"
+
+
+@pytest.mark.parametrize("suffix", ["npy", "tif"])
+def test_arrays_say_what_metadata_they_leave_out(folder: Path, suffix: str) -> None:
+    whole = container.unpack(calotype.encode(np.full((8, 1100, 3), 1000, np.uint16), lossless=True))
+    assert len(whole.tiles) > 1
+    assert "without" not in run("decode", _written("a.calo", whole, {}), f"a.{suffix}").stderr
+    metadata = {Metadata.EXIF: b"MM", Metadata.ICC: b"profile", Metadata.XMP: b"<x/>"}
+    said = run("decode", _written("b.calo", whole, metadata), f"b.{suffix}").stderr
+    assert "without exif, icc_profile, xmp" in said
+
+
+def _written(name: str, whole: container.Container, metadata: dict[Metadata, bytes]) -> str:
+    Path(name).write_bytes(container.pack(whole.header, metadata, [bytes(tile) for tile in whole.tiles]))
+    return name
 
 
 def test_16_bit_colour_is_never_cut_without_a_word(folder: Path) -> None:

@@ -281,6 +281,14 @@ def test_a_run_by_the_clock_goes_on_where_it_was(tmp_path: Path, photo: Image.Im
     assert out.exists()
 
 
+def test_rates_of_small_images_from_a_model_that_grows() -> None:
+    images = [np.random.default_rng(i).integers(0, 256, (28, 20, 1), np.uint8) for i in range(8)]
+    arch = Architecture(channels=1, y_channels=32, z_channels=16, width=32, blocks=2, prior_width=32, context_blocks=1)
+    weights = Codec(replace(arch, y_channels=16)).state_dict()
+    suited = rates.suited(Recipe(crop_px=64, batch=4), arch, weights, Data.of(images, images, torch.device("cpu")))
+    assert suited.muon_rate == rates.FROM_MODEL.usual.muon_rate
+
+
 @pytest.mark.parametrize("start", ["photo", None])
 def test_smooth_pictures_bear_smaller_rates(start: str | None, photo: Image.Image, photo_model: Bundle) -> None:
     arch = Architecture(**{**photo_model.manifest.card["architecture"], "channels": 1})

@@ -29,7 +29,7 @@ from calotype.learn import checkpoint, config, grow, split
 from calotype.learn.config import Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures, memory_bytes
 from calotype.learn.fit import CHECKPOINT, CONFIG, Watcher, fit, make_fabric, weights_from
-from calotype.learn.model import Codec
+from calotype.learn.model import Codec, lambda_of
 from calotype.learn.plan import PICTURES, write
 from calotype.learn.split import Data
 from calotype.learn.train import STATE, DivergedError, Row, Training, run
@@ -166,24 +166,41 @@ def test_when_no_picture_can_be_decoded_drawing_ends(tmp_path: Path, folder: Pat
 
 
 def test_padding_is_no_part_of_the_loss() -> None:
-    images = [np.random.default_rng(i).integers(0, 256, (28, 20, 1), np.uint8) for i in range(4)]
-    training = Training(Config(replace(SMALL, channels=1), RECIPE), Crops(Pictures.of(images, "cpu"), None, RECIPE))
-    x, level, size_px = training.crops.batch(0)
-    assert size_px is not None
-    assert size_px.tolist() == [[28, 20]] * 4
-    assert (x[:, :, 28:, :20] == x[:, :, 27:28, :20]).all()  # at the lower side, as encoders pad
+    sizes_px = [(28, 20), (100, 40), (16, 128), (60, 128)]
+    images = [np.random.default_rng(i).integers(0, 256, (*size, 1), np.uint8) for i, size in enumerate(sizes_px)]
+    recipe = replace(RECIPE, crop_px=128)
+    training = Training(Config(replace(SMALL, channels=1), recipe), Crops(Pictures.of(images, "cpu"), None, recipe))
+    x, level, drawn_px = training.crops.batch(1)
+    assert drawn_px is not None
+    assert len({tuple(size) for size in drawn_px.tolist()}) > 1
     codec = training.codec.eval()
     with torch.no_grad():
-        coded = codec(x, level, size_px)
-        _, bpp, mse = training.objective(x, level, size_px).tolist()
-        shown = as_shown(coded.x_hat)[:, :, :28, :20]
-    assert mse == pytest.approx(float((shown - x[:, :, :28, :20]).square().mean()), rel=1e-4)
-    assert bpp == pytest.approx(float((coded.y_bits + coded.z_bits).mean()) / (28 * 20), rel=1e-4)
-    (point,), x_hat = curve(codec, [x[:1, :, :28, :20]], levels=[int(level[0])])
-    assert x_hat.shape == (1, 1, 28, 20)
-    assert point.bpp == pytest.approx(float(coded.y_bits[0] + coded.z_bits[0]) / (28 * 20), rel=1e-4)
-    mse_of_first = float((shown[0] - x[0, :, :28, :20]).square().mean())
-    assert point.psnr_db == pytest.approx(-10 * math.log10(mse_of_first), rel=1e-4)
+        coded = codec(x, level, drawn_px)
+        loss, bpp, mse = training.objective(x, level, drawn_px).tolist()
+    wanted: list[tuple[float, float, float]] = []
+    for i, (height, width) in enumerate(drawn_px.tolist()):
+        assert (height, width) in sizes_px
+        whole, image = x[i, :, :, :width], x[i : i + 1, :, :height, :width]
+        assert (whole[:, height:] == whole[:, height - 1 : height]).all()  # at the lower side, as encoders pad
+        shown = as_shown(coded.x_hat)[i : i + 1, :, :height, :width]
+        error, lam = float((shown - image).square().mean()), float(lambda_of(codec.arch, level[i]))
+        rate = float(coded.y_bits[i] + coded.z_bits[i]) / (height * width)
+        wanted.append(((rate + lam * 255**2 * error) / lam**0.5, rate, error))
+    assert (loss, bpp, mse) == pytest.approx(tuple(np.mean(wanted, axis=0)), rel=1e-4)
+
+
+def test_pictures_are_judged_without_their_padding() -> None:
+    codec, level, height, width = Codec(replace(SMALL, channels=1)).eval(), 100, 70, 20
+    whole = torch.rand(1, 1, 128, 64, generator=torch.Generator().manual_seed(0)) - 0.5
+    whole[..., height:, :], whole[..., width:] = whole[..., height - 1 : height, :], whole[..., width - 1 : width]
+    image = whole[..., :height, :width]
+    with torch.no_grad():
+        coded = codec(whole, torch.tensor([level]), torch.tensor([[height, width]]))
+    (point,), x_hat = curve(codec, [image], [level])
+    assert torch.equal(x_hat, coded.x_hat[..., :height, :width])
+    assert point.bpp == pytest.approx(float(coded.y_bits + coded.z_bits) / (height * width), rel=1e-5)
+    error = float((as_shown(x_hat) - image).square().mean())
+    assert point.psnr_db == pytest.approx(-10 * math.log10(error), rel=1e-5)
 
 
 def test_processes_share_the_batch_of_one(folder: Path) -> None:

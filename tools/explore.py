@@ -227,7 +227,16 @@ def try_out(item: tuple[str, Variant], pictures: list[Path], held_out: list[Path
         steps = max(training.step + 1, round(training.step / max(spent, 1e-3))) if variant.falls else 10**9
         training.recipe = replace(recipe, steps=steps)
         training.advance(*batch)
-    return Outcome(name, training.step, curve(training.average, as_unit(list(Pictures(held_out, 64)), 256))[0])
+    return Outcome(name, training.step, curve(averaged(training), as_unit(list(Pictures(held_out, 64)), 256))[0])
+
+
+def averaged(training: Training) -> Codec:
+    """The codec with averages of its weights: the optimiser's own, if it keeps any."""
+    for optimiser in training.optimisers:
+        if isinstance(optimiser, AdamWScheduleFree):
+            optimiser.eval()
+            return training.codec
+    return training.average
 
 
 def rate_against(points: list[Point], anchor: list[Point]) -> str:

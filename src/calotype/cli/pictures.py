@@ -198,7 +198,7 @@ def develop(data: bytes | memoryview, suffix: str, **wish: Any) -> Image.Image |
 def serialise(
     shown: Image.Image | Samples, suffix: str, source: bytes | memoryview | None = None
 ) -> tuple[bytes, tuple[str, ...]]:
-    """A file of a suffix, and what of the `.calo` file that it was made from it lacks."""
+    """A file of a suffix, and what it lacks of the `.calo` file that is its source."""
     if isinstance(shown, np.ndarray):
         return bands.serialise(shown, f".{suffix}"), _without({} if source is None else _metadata_in(source))
     target, lost = FORMATS[suffix], ()

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -169,6 +170,7 @@ def _architecture(start: str) -> Architecture:
 
 
 def _data(wish: Wish, plan: Config, found: Folder | Dataset | None, fabric: Fabric) -> Data:
+    from calotype.learn.config import VISUAL
     from calotype.learn.samples import Form
     from calotype.learn.split import Data
 
@@ -176,7 +178,7 @@ def _data(wish: Wish, plan: Config, found: Folder | Dataset | None, fabric: Fabr
         return Data.of(list(found.train.images), list(found.validation.images), fabric.device)
     paths = _found(wish) if found is None else found.paths
     form = Form(plan.architecture.channels) if found is None else found.form
-    least_px = 1 if wish.arch == HYPERPRIOR else plan.recipe.crop_px
+    least_px = 1 if wish.arch == HYPERPRIOR and plan.recipe.objective != VISUAL else plan.recipe.crop_px
     return Data.find(paths, wish.lossless, wish.validation, least_px, fabric.device, form)
 
 
@@ -209,15 +211,15 @@ def _watcher(progress: Progress) -> Watcher:
 
     task = progress.add_task("training", total=1.0, now="")
     others: dict[str, list[rivals.Rate]] = {}
-    compared, area_px = "", 1.0
+    compared, overhead_bpp = "", 0.0
 
     def begun(data: Data, step: int, done: float) -> None:
-        nonlocal area_px
+        nonlocal overhead_bpp
         held = "held in memory" if data.train.held is not None else "read when drawn"
         say(f"calotype: {len(data.train)} pictures to learn from, {held}; {len(data.validation)} to judge by")
         _say_skipped(data.skipped)
         pictures = [picture.numpy() for picture in judged(list(data.validation))]
-        area_px = sum(picture[..., 0].size for picture in pictures) / len(pictures)
+        overhead_bpp = fmean(8 * rivals.FILE_BYTES / picture[..., 0].size for picture in pictures)
         others.update(rivals.measured(pictures))
         if step:
             say(f"calotype: goes on at step {step}, {done:.0%} done")
@@ -229,7 +231,7 @@ def _watcher(progress: Progress) -> Watcher:
 
     def curve(step: int, points: list[Point]) -> None:
         nonlocal compared
-        ours = [(p.bpp + 8 * rivals.FILE_BYTES / area_px, p.psnr_db) for p in points]
+        ours = [(p.bpp + overhead_bpp, p.psnr_db) for p in points]
         said = rivals.against(others, ours)
         compared = f"; {said}" if said else ""
         say(f"calotype: step {step}: " + ", ".join(f"{db:.2f} dB at {bpp:.3f} bpp" for bpp, db in ours) + compared)

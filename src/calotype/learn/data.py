@@ -190,7 +190,7 @@ def _leave_interrupts(_: int) -> None:
 class Crops(Dataset[tuple[Tensor, int, Tensor]]):
     """Crops drawn at random, mirrored at random, each with a level; pictures are drawn in proportion to their area.
 
-    What is smaller than a crop is padded as an encoder pads it, and with each crop comes how much of it is picture.
+    What is smaller than a crop is padded by its last rows and columns, and with each comes how much of it is picture.
 
     Number n is crop n mod batch of step n // batch. The levels of a step are one from each of `batch` strata. At or
     above `fine_level`, half of the crops come from the `fine` pictures: lossless ones, without a codec's traces.
@@ -248,7 +248,7 @@ class Crops(Dataset[tuple[Tensor, int, Tensor]]):
     ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """For each step x (b, c, crop, crop) in [-0.5, 0.5] and levels (b,); b is this process's part of the batch.
 
-        Height and width of what is picture (b, 2) come third, if any crop has padding.
+        Height and width of what is picture (b, 2) come third, if any of them has padding.
         """
         count = self.recipe.batch
         numbers = (range(step * count + rank, (step + 1) * count, world) for step in range(start, stop))
@@ -263,9 +263,9 @@ class Crops(Dataset[tuple[Tensor, int, Tensor]]):
         pictures = self.pools[0]
         assert pictures is not None
         try:
-            for crops, level, size_px in loader:
+            for crops, level, sizes_px in loader:
                 x = crops.to(pictures.device).permute(0, 3, 1, 2).contiguous().float() / pictures.form.peak - 0.5
-                padded = bool((size_px < self.recipe.crop_px).any())
-                yield x, level.to(pictures.device), size_px.to(pictures.device) if padded else None
+                padded = bool((sizes_px < self.recipe.crop_px).any())
+                yield x, level.to(pictures.device), sizes_px.to(pictures.device) if padded else None
         except InputError as error:  # a worker's says where it was raised, too
             raise InputError(NONE_DECODES) from error

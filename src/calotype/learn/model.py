@@ -32,11 +32,16 @@ def start_log_gain(arch: Architecture) -> Tensor:
     return gain.log()[:, None].repeat(1, arch.y_channels)
 
 
-def within(size_px: Tensor, rows: int, columns: int, scale: int = 1) -> Tensor:
-    """What of a grid at 1/scale shows some of pictures of height and width size_px (b, 2): (b, 1, rows, columns)."""
+def within(size_px: Tensor, v: Tensor, scale: int = 1) -> Tensor:
+    """Which places of v (b, c, h, w), at 1/scale, show some of pictures of height and width size_px (b, 2)."""
     height, width = size_px.T[:, :, None]
-    row, column = (scale * torch.arange(count, device=size_px.device) for count in (rows, columns))
+    row, column = (scale * torch.arange(count, device=v.device) for count in v.shape[2:])
     return ((row < height)[:, :, None] & (column < width)[:, None])[:, None]
+
+
+def _only(v: Tensor, kept: Tensor | None) -> Tensor:
+    """V where it is kept, else 0."""
+    return v if kept is None else v * kept
 
 
 @dataclass(frozen=True)
@@ -68,16 +73,15 @@ class Codec(nn.Module):
         """Code pictures x (b, c, h, w) in [-0.5, 0.5] at levels (b,).
 
         In training, noise stands for rounding in the rate. If only `size_px` (b, 2) of each is picture, and the rest
-        padding, elements of y that show nothing of it are not coded (SPEC.md, section 3.2).
+        padding, elements of y and z that show nothing of it are not coded (SPEC.md, section 3.2).
         """
         y = self.g_a(x, level)
-        coded = None if size_px is None else within(size_px, *y.shape[2:], scale=16)
         z = self.h_a(y)
-        z_hat = round_half_up(z).clamp(-Z_LIMIT, Z_LIMIT)
-        y_hat, mean, index = self.predict(y, self.h_s(z_hat, level), coded=coded)
-        y_bits = bits(self._seen(y, y_hat) - mean, sigma_of(index))
-        y_bits = y_bits if coded is None else y_bits * coded
-        z_bits = self.z_prior(self._seen(z, z_hat), level)
+        y_coded, z_coded = (None if size_px is None else within(size_px, v, scale) for v, scale in ((y, 16), (z, 64)))
+        z_hat = _only(round_half_up(z).clamp(-Z_LIMIT, Z_LIMIT), z_coded)
+        y_hat, mean, index = self.predict(y, self.h_s(z_hat, level), coded=y_coded)
+        y_bits = _only(bits(self._seen(y, y_hat) - mean, sigma_of(index)), y_coded)
+        z_bits = _only(self.z_prior(self._seen(z, z_hat), level), z_coded)
         return Coded(self.g_s(y_hat, level), y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3)))
 
     def predict(
@@ -93,13 +97,13 @@ class Codec(nn.Module):
         are not `coded` (b, 1, h, w) are their means.
         """
         rounded = rounded or self.symbols
-        coded_places = 1 if coded is None else places(coded)
+        coded_places = None if coded is None else places(coded)
         spans = spans_of(len(self.steps), y.shape[1])
         known, means, indices = list[Tensor](), list[Tensor](), list[Tensor]()
         for now, prior in zip(spans, self.steps, strict=True):
             assert isinstance(prior, StepPrior)
             mean, index = prior.coded(features, assembled(known, spans) if known else None, now)
-            known.append(mean + rounded(of_step(y, now) - mean, index) * coded_places)
+            known.append(mean + _only(rounded(of_step(y, now) - mean, index), coded_places))
             means.append(mean)
             indices.append(index)
         y_hat, mean, index = (assembled(parts, spans) for parts in (known, means, indices))

@@ -17,9 +17,9 @@ POLYNOMIALS = (
     (2.6613000, -1.9771545, 0.4526164),
 )
 """Factors of x, x^3 and x^5. One after the other they bring 0.01..1 nearest to 1, each the best for what the one before
-leaves (Amsel et al., The Polar Express, 2025): three of them do what the usual one does in five rounds."""
+leaves (Amsel et al., The Polar Express, 2025), as five rounds of the usual one do; smaller ones they raise less."""
 MARGIN = 1.02
-"""So much the largest singular value stays under 1: just over it the polynomials rise steeply, and bfloat16 rounds."""
+"""Of the norm, so that no singular value comes to 1: beyond it the polynomials rise steeply, and bfloat16 rounds."""
 
 
 def orthogonalise(g: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def orthogonalise(g: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised; the update's RMS is 0.2, AdamW's usual one (Liu et al. 2025).
+    """Nesterov momentum, orthogonalised; the update's RMS is at most about 0.2, AdamW's usual one (Liu et al. 2025).
 
     Matrices of one shape are treated as one batch.
     """

@@ -7,6 +7,7 @@ begins by restoring its pictures at a high PSNR, little noise is a lot (docs/tra
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import torch
@@ -55,11 +56,11 @@ def suited(recipe: Recipe, arch: Architecture, weights: dict[str, Tensor] | None
     """A recipe with the rates that suit what a codec is to learn, from these weights or else as a transform."""
     pictures = data.validation
     x = as_unit(list(islice(pictures, MOST_PICTURES)), peak=pictures.form.peak)
-    codec = Codec(arch)
+    codec, crops = Codec(arch), Crops(data.train, data.fine, recipe)
     if weights is None:
-        _make_linear(codec, Crops(data.train, data.fine, recipe).first(START_CROPS))
+        _make_linear(codec, crops.first(START_CROPS))
     else:
-        codec.load_state_dict(grown(weights, arch, lambda: x[0]))
+        codec.load_state_dict(grown(weights, arch, partial(crops.first, 1)))
     rates = FROM_NONE if weights is None else FROM_MODEL
     start_db = curve(codec, x, (SMOOTH_LEVEL,))[0][0].psnr_db
     chosen = rates.gentle if start_db > rates.smooth_db else rates.usual

@@ -61,7 +61,7 @@ class Objective(nn.Module):
         coded, lam = self.codec(x, level, size_px), lambda_of(self.codec.arch, level)
         x_hat, pixels, share = as_shown(coded.x_hat), x.shape[2] * x.shape[3], 1.0
         if size_px is not None:
-            shown = within(size_px, *x.shape[2:])
+            shown = within(size_px, x)
             x_hat, pixels, share = torch.where(shown, x_hat, x), size_px.prod(1), shown.float().mean((1, 2, 3))
         bpp, distortion = (coded.y_bits + coded.z_bits) / pixels, self.error(x, x_hat) / share
         loss = (bpp + lam * 255**2 * distortion) / lam.sqrt()
