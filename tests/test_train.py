@@ -26,6 +26,7 @@ from calotype.cli import app, rivals
 from calotype.errors import InputError, OptionError
 from calotype.header import unpack_header
 from calotype.learn import checkpoint, config, grow, split
+from calotype.learn import data as learn_data
 from calotype.learn.config import Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures, memory_bytes
 from calotype.learn.fit import CHECKPOINT, CONFIG, Watcher, fit, make_fabric, weights_from
@@ -146,7 +147,7 @@ for workers in (0, 2):
 def test_pictures_are_held_in_what_a_container_leaves(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calotype.learn.data.CGROUP", tmp_path)
+    monkeypatch.setattr(learn_data, "CGROUP", tmp_path)
     free_bytes = memory_bytes(torch.device("cpu"))
     size_bytes = 3 * int(Pictures(find_pictures([folder]), 64).area_px.sum())
     (tmp_path / "memory.current").write_text("1000000000\n")
