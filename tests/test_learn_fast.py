@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from calotype.learn import muon, products, transforms
-from calotype.learn.config import Architecture
+from calotype.learn.config import Architecture, Recipe
 from calotype.learn.dyadic import DyadicConv, set_exact, stream, to_grid
+from calotype.learn.look import visual_error
+from calotype.learn.model import Codec
 from calotype.learn.parts import assembled, of_step
 from calotype.learn.prior import StepPrior, bits, mass, sigma_of
+from calotype.learn.train import Objective, mse, optimisers
 from calotype.learn.transforms import shuffle, to_pixels, unshuffle
 from calotype.steps import spans_of, step_of
 
@@ -120,3 +124,20 @@ def test_a_processor_without_products_of_16_bits_is_not_asked_for_them(monkeypat
         )
         assert products.fast_type("cuda") is fast
     products.fast_type.cache_clear()
+
+
+@pytest.mark.parametrize("error", [mse, visual_error])
+def test_a_training_step_stays_on_its_device(
+    error: Callable[[Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the meta device: as a GPU does, it refuses sums with the CPU's tensors, and it has no value to wait for."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # pyright: ignore[reportUnknownLambdaType]
+    arch = Architecture(y_channels=32, z_channels=16, width=32, blocks=2, prior_width=32, context_blocks=1)
+    codec, device = Codec(arch).to("meta").train(), torch.device("meta")
+    x, level = torch.zeros(2, 3, 256, 256, device=device), torch.zeros(2, dtype=torch.int64, device=device)
+    for size_px in (None, torch.full((2, 2), 200, device=device)):
+        Objective(codec, error)(x, level, size_px)[0].backward()
+    nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
+    for optimiser in optimisers(codec, Recipe()):
+        optimiser.step()
+    assert all(p.grad is not None and p.grad.device == device for p in codec.parameters())
