@@ -73,7 +73,7 @@ class Codec(nn.Module):
         """Code pictures x (b, c, h, w) in [-0.5, 0.5] at levels (b,).
 
         In training, noise stands for rounding in the rate. If only `size_px` (b, 2) of each is picture, and the rest
-        padding, elements of y and z that show nothing of it are not coded (SPEC.md, section 3.2).
+        padding, elements of y and z that show nothing of it are not coded (SPEC.md, section 3).
         """
         y = self.g_a(x, level)
         z = self.h_a(y)
