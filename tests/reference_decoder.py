@@ -323,3 +323,40 @@ def decode(data: bytes, model: Model) -> list[tuple[np.ndarray, np.ndarray]]:
     require(not header.lossless and header.model == model.id, "the model")
     tiles = zip(read_tiles(source, header), header.tiles(), strict=True)
     return [decode_tile(model, header, payload, height, width) for payload, (height, width) in tiles]
+
+
+# [6.1] post-filter
+
+TAPS = [(0, 0), (0, 1), (0, 2), *((a, b) for a in (1, 2) for b in range(-2, 3))]
+
+
+def read_weights(payload: bytes, tiles: int) -> list[np.ndarray]:
+    source, weights = Bytes(payload), list[np.ndarray]()
+    for _ in range(tiles):
+        count = source.number(1)
+        require(count <= 64, "number of weights")
+        weights.append(np.frombuffer(source.take(count), "i1"))
+    require(source.rest() == b"", "nothing follows the weights")
+    return weights
+
+
+def filtered(x: np.ndarray, weights: np.ndarray, modes: bytes) -> np.ndarray:
+    """All of a picture (3, h, w) with the weights of one tile."""
+    s = np.pad(np.clip(x.astype(np.float64), -0.5, 0.5), ((0, 0), (2, 2), (2, 2)), "edge")
+    height, width = x.shape[1:]
+
+    def moved(i: int, j: int) -> np.ndarray:
+        return s[:, 2 + i : 2 + i + height, 2 + j : 2 + j + width]
+
+    def mean_of_nine(plane: np.ndarray) -> np.ndarray:
+        around = np.pad(plane, 1, "edge")
+        return np.mean([around[i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=0)
+
+    light = moved(0, 0).mean(axis=0)
+    busy = mean_of_nine(abs(light - mean_of_nine(light)))
+    u = np.concatenate([moved(0, 0), *(moved(a, b) + moved(-a, -b) for a, b in TAPS[1:])])
+    u = np.concatenate([u, u * busy / (busy + 3 / 255), u * light])
+    out = moved(0, 0).copy()
+    for w, record in zip(weights.tolist(), np.frombuffer(modes, "i1").reshape(64, 352), strict=False):
+        out += w * np.einsum("cq,qij->cij", record[1:].reshape(3, 117).astype(float), u) / 2.0 ** int(record[0])
+    return out

@@ -156,8 +156,11 @@ def _head_named(model: ModelFile, head: str) -> int:
 
 def _for_head(whole: Container, head: int) -> Container:
     """The same file, as if it had been made for another head."""
-    assert whole.header.coding is not None
-    return replace(whole, header=replace(whole.header, coding=replace(whole.header.coding, head=head)))
+    coding = whole.header.coding
+    assert coding is not None
+    if head == coding.head:
+        return whole
+    return replace(whole, header=replace(whole.header, coding=replace(coding, head=head)), postfilter=memoryview(b""))
 
 
 @dataclass(frozen=True)

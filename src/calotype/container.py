@@ -18,6 +18,7 @@ LEAST_TILE_BYTES = 7
 
 _LAST, _ANCILLARY, _KIND = 0x80, 0x40, 0x3F
 _INDEX, _TILE = 1, 2
+_POSTFILTER = 4
 
 
 class Metadata(IntEnum):
@@ -35,11 +36,13 @@ class Container:
     Attributes:
         header: What the file says of its picture.
         metadata: Metadata, inflated.
+        postfilter: The weights of the filter after synthesis, packed; empty if there is none.
         tiles: Payloads in raster order; those of tiles that were not asked for are empty.
     """
 
     header: Header
     metadata: dict[Metadata, bytes]
+    postfilter: memoryview
     tiles: tuple[memoryview, ...]
 
 
@@ -57,7 +60,7 @@ def _chunk_crc(body: bytes | memoryview, header_crc: int, ordinal: int) -> int:
     return zlib.crc32(body, zlib.crc32(struct.pack("<II", header_crc, ordinal)))
 
 
-def pack(header: Header, metadata: dict[Metadata, bytes], tiles: Sequence[bytes]) -> bytes:
+def pack(header: Header, metadata: dict[Metadata, bytes], tiles: Sequence[bytes], postfilter: bytes = b"") -> bytes:
     """The bytes of a file.
 
     Raises:
@@ -70,6 +73,8 @@ def pack(header: Header, metadata: dict[Metadata, bytes], tiles: Sequence[bytes]
         if len(block) > MAX_METADATA_BYTES:
             raise InputError(f"{kind.name} has {len(block)} bytes; the limit is {MAX_METADATA_BYTES}: strip it")
         chunks.append(_chunk(_ANCILLARY | kind, zlib.compress(block, 9), crc, len(chunks)))
+    if postfilter:
+        chunks.append(_chunk(_ANCILLARY | _POSTFILTER, postfilter, crc, len(chunks)))
     first = len(chunks) + (len(tiles) > 1)
     kinds = [_TILE] * (len(tiles) - 1) + [_TILE | _LAST]
     coded = [_chunk(kind, t, crc, first + i) for i, (kind, t) in enumerate(zip(kinds, tiles, strict=True))]
@@ -124,9 +129,10 @@ class _ChunkReader:
         self._ordinal += 1
 
 
-def _take_metadata(chunks: _ChunkReader) -> tuple[dict[Metadata, bytes], _Chunk]:
-    """The ancillary chunks, and the first chunk after them."""
+def _take_ancillary(chunks: _ChunkReader) -> tuple[dict[Metadata, bytes], memoryview, _Chunk]:
+    """Metadata and post-filter, and the first chunk after all that is ancillary."""
     metadata: dict[Metadata, bytes] = {}
+    postfilter = memoryview(b"")
     seen: set[int] = set()
     while (chunk := chunks.take()).type & _ANCILLARY:
         kind = chunk.type & _KIND
@@ -135,7 +141,9 @@ def _take_metadata(chunks: _ChunkReader) -> tuple[dict[Metadata, bytes], _Chunk]
         seen.add(kind)
         if kind in _KNOWN_METADATA:
             metadata[Metadata(kind)] = _inflate(Metadata(kind), chunk.payload)
-    return metadata, chunk
+        elif kind == _POSTFILTER:
+            postfilter = chunk.payload
+    return metadata, postfilter, chunk
 
 
 def _read_index(chunk: _Chunk, tile_count: int, left: int) -> list[int]:
@@ -182,7 +190,7 @@ def unpack(
         raise DamagedFile(f"{count} tiles cannot stand in the {reader.left} bytes left: the file is cut")
     chosen = range(count) if wanted is None else wanted(header)
     chunks = _ChunkReader(reader, crc)
-    metadata, chunk = _take_metadata(chunks)
+    metadata, postfilter, chunk = _take_ancillary(chunks)
     if count == 1:
         _expect(chunk, _TILE | _LAST, "tile 0")
         tiles = [chunk.payload]
@@ -190,7 +198,7 @@ def unpack(
         tiles = _take_tiles(chunks, _read_index(chunk, count, reader.left), chosen)
     if reader.left:
         raise DamagedFile(f"{reader.left} bytes stand after the end of the picture")
-    return Container(header, metadata, tuple(tiles))
+    return Container(header, metadata, postfilter, tuple(tiles))
 
 
 def _take_tiles(chunks: _ChunkReader, sizes: list[int], wanted: Collection[int]) -> list[memoryview]:

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calotype import lossless, pixels
+from calotype import lossless, pixels, postfilter
 from calotype.container import Container
 from calotype.errors import InputError, LimitExceeded, OptionError
 from calotype.header import Coding, Header
 from calotype.manifest import HALO_PX
 from calotype.pixels import Part, Picture, Samples
+from calotype.postfilter import NO_WEIGHTS, Weights
 from calotype.prior import Latents, decode_tile
 from calotype.runtime import Runtime
 from calotype.threads import pool
-from calotype.tiling import Box, boxes, padded
+from calotype.tiling import Box, Floats, boxes, padded
 from calotype.wire import Reader
 
 WINDOW_PX = 576
@@ -120,11 +121,12 @@ def _tiles_under(header: Header, box: Box) -> list[int]:
 
 @dataclass(frozen=True)
 class _Tile:
-    """A decoded tile: y_hat (h/16, w/16, m), or the samples (h, w, c) of a lossless file; and alpha (h, w, 1)."""
+    """A decoded tile: y_hat (h/16, w/16, m), or samples (h, w, c) of a lossless file; alpha (h, w, 1); weights."""
 
     box: Box
     content: NDArray[Any]
     alpha: Samples | None
+    weights: Weights
 
 
 def _gathered(seen: Box, parts: Mapping[Box, NDArray[Any]], scale: int) -> NDArray[Any]:
@@ -135,6 +137,18 @@ def _gathered(seen: Box, parts: Mapping[Box, NDArray[Any]], scale: int) -> NDArr
     for box, part in parts.items():
         common = box.common(seen)
         out[common.within(seen).slices(scale)] = part[common.within(box).slices(scale)]
+    return out
+
+
+def _filtered(runtime: Runtime, x: Floats, seen: Box, window: Box, tiles: list[_Tile]) -> Floats:
+    """What was synthesised, filtered as the tiles that a window shows want it."""
+    wanted = [(tile.box.common(window).within(seen), tile.weights) for tile in tiles if len(tile.weights)]
+    if not wanted:
+        return x
+    shown = x.clip(-0.5, 0.5)
+    out = shown.copy()
+    for box, weights in wanted:
+        out[(slice(None), *box.slices())] = runtime.postfilter(shown, box, weights)
     return out
 
 
@@ -149,6 +163,10 @@ class _Developer:
         self._reach_px = 0
         if coding is not None and runtime is not None:
             self._reach_px = runtime.bundle.manifest.heads[coding.head].reach_px
+        self._weights = list[Weights]()
+        if len(whole.postfilter) and coding is not None and self.header.channels == postfilter.CHANNELS:
+            self._weights = postfilter.unpack(whole.postfilter, self.header.tile_count)
+            self._reach_px = max(self._reach_px, PREVIEW_SCALE)
 
     def seen(self, window: Box) -> Box:
         """What a window is made from."""
@@ -161,10 +179,11 @@ class _Developer:
         alpha = lossless.unpack(block, box.height, box.width, 1, header.depth) if header.alpha else None
         if header.coding is None:
             samples = lossless.unpack(data, box.height, box.width, header.channels, header.depth)
-            return _Tile(box, samples, alpha)
+            return _Tile(box, samples, alpha, NO_WEIGHTS)
         assert self.runtime is not None
         latents = decode_tile(self.runtime, data, header.coding.level, (box.height, box.width))
-        return _Tile(box, latents.y_hat.transpose(1, 2, 0), alpha)
+        weights = self._weights[number] if self._weights else NO_WEIGHTS
+        return _Tile(box, latents.y_hat.transpose(1, 2, 0), alpha, weights)
 
     def part(self, window: Box, tiles: list[_Tile]) -> Part:
         """A window, from the tiles that it needs."""
@@ -190,6 +209,7 @@ class _Developer:
             x, done = runtime.preview(y_hat, coding.level), PREVIEW_SCALE
         else:
             x, done = runtime.synthesise(y_hat, coding.level, coding.head), 1
+            x = _filtered(runtime, x, seen, window, tiles)
         x = x[(slice(None), *window.within(seen).slices(done))]
         x = x if header.channels == len(x) else x.mean(axis=0, keepdims=True)
         return pixels.reduced(pixels.from_unit(x, header.depth), scale // done)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from calotype import container, lossless, pixels
+from calotype import container, lossless, pixels, postfilter
 from calotype.bundle import Bundle
 from calotype.decoder import parts_of, whole_of
 from calotype.errors import InputError
 from calotype.header import TILE_UNIT_PX, Coding, Header, unpack_header
 from calotype.manifest import HALO_PX
 from calotype.pixels import STRIP_ROWS, Picture, Samples
+from calotype.postfilter import NO_WEIGHTS, Weights
 from calotype.prior import Chosen, words_of
 from calotype.runtime import Runtime
 from calotype.search import Task, search
@@ -65,13 +66,15 @@ def _alpha_blocks(picture: Picture) -> list[bytes] | None:
     return [pack_varint(len(block)) + block for block in _packed(picture.alpha, _grid(picture), ALPHA_METHOD)]
 
 
-def _pack(picture: Picture, coding: Coding | None, alpha: list[bytes] | None, tiles: list[bytes]) -> bytes:
+def _pack(
+    picture: Picture, coding: Coding | None, alpha: list[bytes] | None, tiles: list[bytes], weights: bytes = b""
+) -> bytes:
     height, width = picture.samples.shape[:2]
     tile_px = _tile_px(height, width)
     header = Header(width, height, picture.channels, picture.depth, alpha is not None, tile_px, coding)
     if alpha is not None:
         tiles = [a + t for a, t in zip(alpha, tiles, strict=True)]
-    return container.pack(header, picture.metadata, tiles)
+    return container.pack(header, picture.metadata, tiles, weights)
 
 
 def encode_lossless(picture: Picture, effort: int) -> bytes:
@@ -109,26 +112,29 @@ class PictureCoder:
     def at_level(self, level: int) -> bytes:
         """The file at a level."""
 
-        def coded(tile: Box) -> bytes:
-            return words_of(self.runtime, self._search(tile, level))
+        def coded(tile: Box) -> tuple[bytes, Weights]:
+            chosen, weights = self._search(tile, level)
+            return words_of(self.runtime, chosen), weights
 
         grid = _grid(self.picture)
         with pool(len(grid)) as threads:
-            tiles = list(threads.map(coded, grid))
-        return _pack(self.picture, Coding(self.runtime.bundle.id, self.head, level), self.alpha, tiles)
+            tiles, weights = map(list, zip(*threads.map(coded, grid), strict=True))
+        coding = Coding(self.runtime.bundle.id, self.head, level)
+        return _pack(self.picture, coding, self.alpha, tiles, postfilter.pack(weights))
 
     def chosen(self, level: int) -> Iterator[Chosen]:
         """What is coded of each tile at a level."""
-        return (self._search(tile, level) for tile in _grid(self.picture))
+        return (self._search(tile, level)[0] for tile in _grid(self.picture))
 
-    def _search(self, tile: Box, level: int) -> Chosen:
+    def _search(self, tile: Box, level: int) -> tuple[Chosen, Weights]:
         height, width = self.picture.samples.shape[:2]
         seen = tile.grown(HALO_PX, TILE_UNIT_PX).common(Box(0, 0, padded(height), padded(width)))
         inside = seen.common(Box(0, 0, height, width))
         x = self._unit(inside, seen)
         y = self.runtime.analyse(x, level, self.head)
         task = Task(self.runtime, x, (inside.height, inside.width), tile.within(seen), level, y)
-        return search(task, self.effort)
+        chosen, weights = search(task, self.effort)
+        return chosen, weights if self.picture.channels == len(x) else NO_WEIGHTS
 
     def _unit(self, inside: Box, seen: Box) -> Floats:
         """A part of the picture in the model's channels, padded to `seen`."""

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from calotype.bundle import Bundle, ModelFile
 from calotype.errors import InvalidModel
+from calotype.postfilter import GRAPH_FILE, RADIUS_PX, Weights, kernel_of, packaged
 from calotype.steps import Part, Places, parts_of
 from calotype.threads import cores
+from calotype.tiling import Box
 
 Floats = NDArray[np.float32]
 
@@ -53,12 +55,15 @@ class Networks:
                 _share_memory(ort, options)
                 if not self._optimise:
                     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-                if graph not in self.file.members:
-                    raise InvalidModel(f"{self.file.path}: no {graph} inside; this model only decodes")
                 self._sessions[graph] = ort.InferenceSession(
-                    self.file.members[graph], options, providers=["CPUExecutionProvider"]
+                    self._source(graph), options, providers=["CPUExecutionProvider"]
                 )
             return self._sessions[graph]
+
+    def _source(self, graph: str) -> bytes:
+        if graph not in self.file.members:
+            raise InvalidModel(f"{self.file.path}: no {graph} inside; this model only decodes")
+        return self.file.members[graph]
 
     def run(self, graph: str, **inputs: NDArray[Any]) -> list[Floats]:
         """Run one graph; tensors have their batch axis here.
@@ -123,6 +128,17 @@ class Runtime(Networks):
     def synthesise(self, y_hat: Floats, level: int, head: int = 0) -> Floats:
         """g_s: y_hat (m, h, w) -> picture (c, 16h, 16w)."""
         return self._transform(self.bundle.manifest.heads[head].graph, "y", y_hat, level)
+
+    def postfilter(self, x_hat: Floats, box: Box, weights: Weights) -> Floats:
+        """A box of a synthesised picture (c, h, w), clipped to what samples hold, filtered."""
+        _, height, width = x_hat.shape
+        around = box.grown(RADIUS_PX, 1).common(Box(0, 0, height, width))
+        x = np.ascontiguousarray(x_hat[(slice(None), *around.slices())])
+        x = self.run(GRAPH_FILE, x=x[None], kernel=kernel_of(weights))[0][0]
+        return x[(slice(None), *box.within(around).slices())]
+
+    def _source(self, graph: str) -> bytes:
+        return packaged(GRAPH_FILE) if graph == GRAPH_FILE else super()._source(graph)
 
     def preview(self, y_hat: Floats, level: int) -> Floats:
         """y_hat (m, h, w) -> thumbnail (c, h, w): the picture at 1/16."""

@@ -12,8 +12,10 @@ from functools import partial
 
 import numpy as np
 
+from calotype import postfilter
 from calotype.bundle import Bundle
 from calotype.errors import OptionError
+from calotype.postfilter import NO_WEIGHTS, Weights
 from calotype.prior import Chosen, choose
 from calotype.quantise import BITS_PER_SQUARED_STEP, Quantiser, rate_aware, round_to_nearest
 from calotype.runtime import Runtime
@@ -63,6 +65,11 @@ class Task:
         box = self.box
         return slice(None), *Box(box.top, box.left, padded(box.height), padded(box.width)).slices(16)
 
+    @property
+    def worth_bits(self) -> float:
+        """What a squared error of 1 in one sample is worth."""
+        return self.runtime.bundle.manifest.lambda_of(self.level) * 255**2 / len(self.x)
+
     def chosen(self, y: Floats, quantiser: Quantiser, z: Floats) -> Chosen:
         """Choices for the tile, of y and of z."""
         part = np.ascontiguousarray(y[self.place])
@@ -79,15 +86,20 @@ class Task:
         x_hat = self.runtime.synthesise(y_hat, self.level).clip(-0.5, 0.5)  # as decoders show it
         inside = (slice(None), *self.box.slices())
         missed = x_hat[inside] - self.x[inside]
-        error = float(np.square(missed).sum(dtype=np.float64)) / len(self.x)
-        worth_bits = self.runtime.bundle.manifest.lambda_of(self.level) * 255**2
+        error = float(np.square(missed).sum(dtype=np.float64))
         tables = self.runtime.bundle.tables
         rate_bits = sum(float(tables.cost_bits(*part).sum()) for part in chosen.parts)
-        return Attempt(chosen, y_hat, x_hat, rate_bits + worth_bits * error)
+        return Attempt(chosen, y_hat, x_hat, rate_bits + self.worth_bits * error)
 
     def corrected(self, attempt: Attempt) -> Floats:
         """A latent nearer to what the synthesis needs: y_hat, moved by what the analysis finds missing in x_hat."""
         return attempt.y_hat + self.y - self.runtime.analyse(attempt.x_hat, self.level)
+
+    def postfilter(self, attempt: Attempt) -> Weights:
+        """What takes the most of the error that an attempt leaves, for its bits."""
+        if len(self.x) != postfilter.CHANNELS:
+            return NO_WEIGHTS
+        return postfilter.fit(self.x, attempt.x_hat, self.box, self.worth_bits)
 
     def window(self, y: Floats) -> Window:
         """The tile of another latent, with what surrounds it."""
@@ -95,14 +107,14 @@ class Task:
         return Window(np.ascontiguousarray(self.x[:, :height, :width]), y, self.place[1:])
 
 
-def search(task: Task, effort: int) -> Chosen:
-    """Choices for the tile, as good as the effort allows."""
+def search(task: Task, effort: int) -> tuple[Chosen, Weights]:
+    """Choices for the tile, as good as the effort allows, and the weights of its post-filter."""
     if effort <= 2:
-        return task.chosen(task.y, rate_aware if effort == 2 else round_to_nearest, task.hyper())
+        return task.chosen(task.y, rate_aware if effort == 2 else round_to_nearest, task.hyper()), NO_WEIGHTS
     best = _best(_corrections(task, effort))
     if effort in ITERATIONS:
         best = _best(iter([best, *_refinements(task, best, ITERATIONS[effort])]))
-    return best.chosen
+    return best.chosen, task.postfilter(best)
 
 
 def _best(attempts: Iterator[Attempt]) -> Attempt:

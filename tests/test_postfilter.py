@@ -1,0 +1,169 @@
+"""What a file says of the error that synthesis leaves, from the weights to the picture."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+import calotype
+from calotype import container, postfilter
+from calotype.bundle import Bundle
+from calotype.codec import runtime_of
+from calotype.container import Container
+from calotype.errors import DamagedFile
+from calotype.postfilter import NESTED, NO_WEIGHTS
+from calotype.runtime import Runtime
+from calotype.tiling import Box
+from conftest import ROOT, psnr_db
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import reference_decoder
+
+MODES = resources.files("calotype").joinpath(postfilter.MODES_FILE).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def runtime(photo_model: Bundle) -> Runtime:
+    return runtime_of(photo_model)
+
+
+@pytest.fixture(scope="module")
+def filtered_file(small_photo: Image.Image) -> bytes:
+    return calotype.encode(small_photo, quality=70, effort=3)
+
+
+def _with(whole: Container, payload: bytes) -> bytes:
+    """The same file with another post-filter."""
+    return container.pack(whole.header, whole.metadata, [bytes(tile) for tile in whole.tiles], payload)
+
+
+def test_the_modes_are_those_of_the_spec() -> None:
+    assert hashlib.sha256(MODES).hexdigest() in (ROOT / "SPEC.md").read_text()
+    assert postfilter.modes().shape == (max(NESTED), 3, 117)
+
+
+weights = arrays(np.int8, st.integers(0, max(NESTED)))
+
+
+@given(st.lists(weights, min_size=1, max_size=5))
+def test_weights_go_and_come(tiles: list[np.ndarray]) -> None:
+    payload = postfilter.pack(tiles)
+    assert bool(payload) == any(map(len, tiles))
+    if payload:
+        for read in (
+            postfilter.unpack(memoryview(payload), len(tiles)),
+            reference_decoder.read_weights(payload, len(tiles)),
+        ):
+            for given_weights, found in zip(tiles, read, strict=True):
+                np.testing.assert_array_equal(given_weights, found)
+
+
+@pytest.mark.parametrize(
+    ("payload", "what"),
+    [
+        (b"\x41" + bytes(65), "65 modes; there are 64"),
+        (b"\x03\x01\x02", "weights of tile 0 needs 3 bytes"),
+        (b"\x01\x01\x00", "1 bytes stand after"),
+    ],
+)
+def test_a_payload_that_breaks_a_rule_is_damage(filtered_file: bytes, payload: bytes, what: str) -> None:
+    with pytest.raises(DamagedFile, match=what):
+        calotype.decode(_with(container.unpack(filtered_file), payload))
+
+
+@given(
+    arrays(
+        np.float32,
+        st.tuples(st.just(3), st.integers(1, 40), st.integers(1, 9)),
+        elements=st.floats(-0.75, 0.75, width=32),
+    ),
+    arrays(np.int8, st.integers(1, max(NESTED)), elements=st.integers(-20, 20)),
+    st.data(),
+)
+def test_a_box_is_filtered_as_the_spec_says(
+    runtime: Runtime, x: np.ndarray, weights: np.ndarray, data: st.DataObject
+) -> None:
+    height, width = x.shape[1:]
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    box = Box(top, left, data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left)))
+    found = runtime.postfilter(x.clip(-0.5, 0.5), box, weights)
+    wanted = reference_decoder.filtered(x, weights, MODES)[(slice(None), *box.slices())]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_the_fit_finds_what_was_missed(runtime: Runtime, rng: np.random.Generator) -> None:
+    """Of a picture that lacks what some weights say, these; inside the box alone."""
+    x_hat, box = rng.random((3, 70, 90), np.float32) - 0.5, Box(3, 5, 60, 80)
+    wanted = rng.integers(-9, 10, 8).astype(np.int8)
+    x = rng.random(x_hat.shape, np.float32)
+    x[(slice(None), *box.slices())] = runtime.postfilter(x_hat, box, wanted)
+    found = postfilter.fit(x, x_hat, box, 1e9)
+    np.testing.assert_allclose(found[:8], wanted, atol=1)
+    assert np.abs(runtime.postfilter(x_hat, box, found) - x[(slice(None), *box.slices())]).max() < 0.1
+    assert postfilter.fit(x, x_hat, box, 0.0) is NO_WEIGHTS
+
+
+def test_a_filtered_file_is_nearer_to_the_picture(small_photo: Image.Image, filtered_file: bytes) -> None:
+    """A reader that does not know the chunk shows the same picture with a little more error."""
+    whole = container.unpack(filtered_file)
+    assert len(whole.postfilter) > 4
+    plain = _with(whole, b"")
+    assert len(plain) == len(filtered_file) - len(whole.postfilter) - 6
+    found, without = (psnr_db(small_photo, calotype.decode(data)) for data in (filtered_file, plain))
+    assert found > without + 0.02
+
+
+@pytest.mark.parametrize("effort", [1, 2])
+def test_quick_efforts_filter_nothing(small_photo: Image.Image, effort: int) -> None:
+    assert not container.unpack(calotype.encode(small_photo, effort=effort)).postfilter
+
+
+def test_grey_pictures_and_other_heads_are_not_filtered(small_photo: Image.Image, filtered_file: bytes) -> None:
+    assert not container.unpack(calotype.encode(small_photo.convert("L"), effort=3)).postfilter
+    plain = _with(container.unpack(filtered_file), b"")
+    for head, equal in (("psnr", False), ("visual", True)):
+        shown, without = (np.asarray(calotype.decode(data, head=head)) for data in (filtered_file, plain))
+        assert np.array_equal(shown, without) == equal
+
+
+def test_tiles_and_regions(photo: Image.Image, photo_model: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each tile has weights of its own; a region shows what the whole picture shows."""
+    monkeypatch.setattr("calotype.encoder.LARGEST_TILE_PX", 64)
+    monkeypatch.setattr("calotype.encoder.TILE_PX", 128)
+    monkeypatch.setattr("calotype.decoder.WINDOW_PX", 192)
+    data = calotype.encode(photo.crop((100, 100, 350, 330)), quality=90, effort=3, model=photo_model)
+    whole = container.unpack(data)
+    weights = postfilter.unpack(whole.postfilter, whole.header.tile_count)
+    assert len(weights) == 4
+    assert len({w.tobytes() for w in weights}) > 1
+    shown = calotype.decode_array(data).astype(int)
+    part = calotype.decode_array(data, region=(101, 90, 77, 60)).astype(int)
+    assert np.abs(part - shown[90:150, 101:178]).max() <= 1
+
+
+def test_the_chunk_is_checked_like_any_other(filtered_file: bytes) -> None:
+    at = filtered_file.index(bytes(container.unpack(filtered_file).postfilter))
+    for place in range(at - 2, at + 8):
+        damaged = bytearray(filtered_file)
+        damaged[place] ^= 1
+        with pytest.raises(calotype.FormatError):
+            calotype.decode(bytes(damaged))
+
+
+def test_a_model_of_one_channel_has_no_postfilter(filtered_file: bytes) -> None:
+    """Where it has no meaning, a chunk is not even read."""
+    whole = container.unpack(filtered_file)
+    header = replace(whole.header, channels=1)
+    data = container.pack(header, {}, [bytes(tile) for tile in whole.tiles], b"\xff")
+    assert calotype.decode(data).mode == "L"
