@@ -109,7 +109,7 @@ def kernel_of(weights: Weights) -> Floats:
 
 
 def moments(x: Floats, x_hat: Floats, box: Box) -> tuple[Doubles, Doubles]:
-    """Sums over a box, by half its rows: of products of inputs (inputs, inputs), and of these with what x_hat misses."""
+    """Sums over a box, by half its rows: of products of inputs (i, i), and of what x_hat misses with inputs (c, i)."""
     missed = (x - x_hat)[(slice(None), *box.slices())]
     products, cross, row_count = np.zeros((INPUTS, INPUTS)), np.zeros((CHANNELS, INPUTS)), 0
     for rows, inputs in _inputs(x_hat, box):

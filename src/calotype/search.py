@@ -21,9 +21,9 @@ from calotype.quantise import BITS_PER_SQUARED_STEP, Quantiser, rate_aware, roun
 from calotype.runtime import Runtime
 from calotype.tiling import Box, Floats, Window, padded
 
-ROUNDS = {3: 1, 4: 2}
+ROUNDS = {3: 0, 4: 1, 5: 2}
 """Corrections of y at an effort; more of them, and more weights, gained less than 0.05%."""
-WEIGHTS = {3: (BITS_PER_SQUARED_STEP,), 4: (BITS_PER_SQUARED_STEP, 60.0)}
+WEIGHTS = {3: (BITS_PER_SQUARED_STEP,), 4: (BITS_PER_SQUARED_STEP,), 5: (BITS_PER_SQUARED_STEP, 60.0)}
 """What a squared error of one step is worth, in bits: what is tried at an effort."""
 ITERATIONS = {7: 50, 8: 150, 9: 500}
 """Steps of the refinement by gradient, at efforts that refine."""
