@@ -334,7 +334,7 @@ def read_weights(payload: bytes, tiles: int) -> list[np.ndarray]:
     source, weights = Bytes(payload), list[np.ndarray]()
     for _ in range(tiles):
         count = source.number(1)
-        require(count <= 64, "number of weights")
+        require(count <= 128, "number of weights")
         weights.append(np.frombuffer(source.take(count), "i1"))
     require(source.rest() == b"", "nothing follows the weights")
     return weights
@@ -357,6 +357,6 @@ def filtered(x: np.ndarray, weights: np.ndarray, modes: bytes) -> np.ndarray:
     u = np.concatenate([moved(0, 0), *(moved(a, b) + moved(-a, -b) for a, b in TAPS[1:])])
     u = np.concatenate([u, u * busy / (busy + 3 / 255), u * light])
     out = moved(0, 0).copy()
-    for w, record in zip(weights.tolist(), np.frombuffer(modes, "i1").reshape(64, 352), strict=False):
+    for w, record in zip(weights.tolist(), np.frombuffer(modes, "i1").reshape(128, 352), strict=False):
         out += w * np.einsum("cq,qij->cij", record[1:].reshape(3, 117).astype(float), u) / 2.0 ** int(record[0])
     return out

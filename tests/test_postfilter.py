@@ -72,7 +72,7 @@ def test_weights_go_and_come(tiles: list[np.ndarray]) -> None:
 @pytest.mark.parametrize(
     ("payload", "what"),
     [
-        (b"\x41" + bytes(65), "65 modes; there are 64"),
+        (b"\x81" + bytes(129), "129 modes; there are 128"),
         (b"\x03\x01\x02", "weights of tile 0 needs 3 bytes"),
         (b"\x01\x01\x00", "1 bytes stand after"),
     ],
@@ -148,8 +148,9 @@ def test_tiles_and_regions(photo: Image.Image, photo_model: Bundle, monkeypatch:
     assert len(weights) == 4
     assert len({w.tobytes() for w in weights}) > 1
     shown = calotype.decode_array(data).astype(int)
-    part = calotype.decode_array(data, region=(101, 90, 77, 60)).astype(int)
-    assert np.abs(part - shown[90:150, 101:178]).max() <= 1
+    for x, y, width, height in ((101, 90, 77, 60), (0, 0, 110, 110), (249, 229, 1, 1)):
+        part = calotype.decode_array(data, region=(x, y, width, height)).astype(int)
+        assert np.abs(part - shown[y : y + height, x : x + width]).max() <= 1
 
 
 def test_the_chunk_is_checked_like_any_other(filtered_file: bytes) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from calotype import postfilter
 from calotype.learn.config import Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.transforms import Block
@@ -79,6 +80,30 @@ def test_explore_changes_what_is_learned(folder: Path) -> None:
     losses = {name: loss_after_a_step(explore["variants"]()[name]) for name in ("baseline", *others)}
     assert not [name for name in others if losses[name] == losses["baseline"]]
     assert all(np.isfinite(loss) for loss in losses.values())
+
+
+def test_the_shipped_postfilter_is_what_the_tool_makes() -> None:
+    tool = runpy.run_path(str(TOOLS / "postfilter.py"))
+    assert tool["graph"]() == postfilter.packaged(postfilter.GRAPH_FILE)
+    modes = postfilter.modes()
+    numbers = np.frombuffer(tool["pack"](modes), np.int8).reshape(len(modes), -1)
+    np.testing.assert_array_equal(np.ldexp(numbers[:, 1:], -numbers[:, :1].astype(int)).reshape(modes.shape), modes)
+
+
+def test_modes_are_sought_where_pictures_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of pictures whose own filters are made of three, the first four modes take what can be taken."""
+    tool = runpy.run_path(str(TOOLS / "postfilter.py"))
+    monkeypatch.setitem(tool["sought"].__globals__, "STEPS", 3)
+    random = torch.Generator().manual_seed(0)
+    roots = torch.randn(40, 30, 60, generator=random).double()
+    products = roots @ roots.mT / 60
+    three = torch.randn(3, 3, 30, generator=random).double()
+    own = torch.einsum("pk,kci->pci", torch.randn(40, 3, generator=random).double(), three)
+    cross = own @ products
+    share = 0.2 / (own * cross).sum(dim=(1, 2))  # a fifth of each error
+    products, cross = products * share[:, None, None], cross * share[:, None, None]
+    left = tool["left_db"](tool["sought"](products, cross).float(), products.float(), cross.float())
+    assert float(left[0]) < 0.95 * 10 * np.log10(0.8)
 
 
 def test_samples_are_judged_beside_real_images() -> None:

@@ -142,7 +142,8 @@ def _gathered(seen: Box, parts: Mapping[Box, NDArray[Any]], scale: int) -> NDArr
 
 def _filtered(runtime: Runtime, x: Floats, seen: Box, window: Box, tiles: list[_Tile]) -> Floats:
     """What was synthesised, filtered as the tiles that a window shows want it."""
-    wanted = [(tile.box.common(window).within(seen), tile.weights) for tile in tiles if len(tile.weights)]
+    boxes_of = [(tile.box.common(window), tile.weights) for tile in tiles if len(tile.weights)]
+    wanted = [(box.within(seen), weights) for box, weights in boxes_of if box.height and box.width]
     if not wanted:
         return x
     shown = x.clip(-0.5, 0.5)
@@ -166,7 +167,7 @@ class _Developer:
         self._weights = list[Weights]()
         if len(whole.postfilter) and coding is not None and self.header.channels == postfilter.CHANNELS:
             self._weights = postfilter.unpack(whole.postfilter, self.header.tile_count)
-            self._reach_px = max(self._reach_px, PREVIEW_SCALE)
+            self._reach_px = max(self._reach_px, postfilter.MARGIN_PX)
 
     def seen(self, window: Box) -> Box:
         """What a window is made from."""

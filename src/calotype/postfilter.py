@@ -26,6 +26,8 @@ Doubles = NDArray[np.float64]
 
 CHANNELS = 3
 RADIUS_PX = 2
+MARGIN_PX = 16
+"""What a part of a picture is synthesised with around it, if it is to be filtered: at least the radius."""
 TAPS = tuple((dy, dx) for dy in range(3) for dx in range(-2, 3) if (dy, dx) >= (0, 0))
 """Half of a 5x5 neighbourhood: what a mode does with a sample it does with the one opposite."""
 PLAIN = CHANNELS * len(TAPS)
@@ -36,7 +38,7 @@ BUSY = 3 / 255
 MODES_FILE = "postfilter.i8"
 GRAPH_FILE = "postfilter.onnx"
 """x (1, c, h, w), which goes on beyond its edges as it ends, and kernel (3 c, c, 5, 5) -> x, filtered."""
-NESTED = (4, 8, 16, 24, 32, 48, 64)
+NESTED = (4, 8, 16, 32, 64, 96, 128)
 """How many modes a writer tries."""
 
 _STRIP_ROWS = 8
