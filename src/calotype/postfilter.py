@@ -42,6 +42,7 @@ NESTED = (4, 8, 16, 32, 64, 96, 128)
 """How many modes a writer tries."""
 
 _STRIP_ROWS = 8
+_ENOUGH_PIXELS = 1 << 17
 _RIDGE = 1e-3
 _LARGEST = 127
 
@@ -74,14 +75,15 @@ def _factors(x_hat: Floats) -> Floats:
 
 
 def _inputs(x_hat: Floats, box: Box) -> Iterator[tuple[slice, Floats]]:
-    """Half the rows of a box of x_hat (c, h, w), with their inputs (inputs, pixels)."""
+    """Rows of a box of x_hat (c, h, w), as many as tell enough, and their inputs (inputs, pixels)."""
     r, factors = RADIUS_PX, _factors(x_hat)[(slice(None), *box.slices())]
     rows, columns = (
         np.arange(start - r, stop + r).clip(0, size - 1)
         for start, stop, size in zip((box.top, box.left), (box.bottom, box.right), x_hat.shape[1:], strict=True)
     )
     around = x_hat[:, rows][:, :, columns]
-    for top in range(0, box.height, 2 * _STRIP_ROWS):
+    every = 1 + box.height * box.width // _ENOUGH_PIXELS
+    for top in range(0, box.height, every * _STRIP_ROWS):
         count = min(_STRIP_ROWS, box.height - top)
         sums = _sums(around[:, top : top + count + 2 * r], count, box.width)
         busy, light = factors[:, top : top + count].reshape(2, -1)
@@ -111,12 +113,16 @@ def kernel_of(weights: Weights) -> Floats:
 
 
 def moments(x: Floats, x_hat: Floats, box: Box) -> tuple[Doubles, Doubles]:
-    """Sums over a box, by half its rows: of products of inputs (i, i), and of what x_hat misses with inputs (c, i)."""
+    """Sums over a box, by some of its rows: of products of inputs (i, i), and of what x_hat misses with inputs (c, i).
+
+    In float64, for what BLAS makes of float32 depends on its threads, and a weight may round the other way.
+    """
     missed = (x - x_hat)[(slice(None), *box.slices())]
     products, cross, row_count = np.zeros((INPUTS, INPUTS)), np.zeros((CHANNELS, INPUTS)), 0
     for rows, inputs in _inputs(x_hat, box):
-        products += inputs @ inputs.T
-        cross += missed[:, rows].reshape(CHANNELS, -1) @ inputs.T
+        exact = inputs.astype(np.float64)
+        products += exact @ exact.T
+        cross += missed[:, rows].reshape(CHANNELS, -1) @ exact.T
         row_count += rows.stop - rows.start
     return products * (box.height / row_count), cross * (box.height / row_count)
 
