@@ -125,6 +125,7 @@ def pictures(tiny: ModelFile) -> dict[str, bytes]:
         "learned": calotype.encode(smooth, model=tiny, quality=30),
         "alpha": calotype.encode(marked, model=tiny, quality=90),
         "tiles": calotype.encode(wide, model=tiny, quality=50),
+        "filtered": calotype.encode(smooth, model=tiny, quality=95, effort=3),
         "lossless": calotype.encode(marked.crop((0, 0, 9, 5)), lossless=True),
         "deep": calotype.encode(deep, lossless=True),
     }

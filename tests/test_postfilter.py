@@ -20,7 +20,7 @@ from calotype import container, postfilter
 from calotype.bundle import Bundle
 from calotype.codec import runtime_of
 from calotype.container import Container
-from calotype.errors import DamagedFile
+from calotype.errors import DamagedFile, InputError
 from calotype.postfilter import NESTED, NO_WEIGHTS
 from calotype.runtime import Runtime
 from calotype.tiling import Box
@@ -102,6 +102,55 @@ def test_a_box_is_filtered_as_the_spec_says(
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@given(
+    arrays(
+        np.float32,
+        st.tuples(st.just(3), st.integers(1, 40), st.integers(1, 9)),
+        elements=st.floats(-0.5, 0.5, width=32),
+    ),
+    st.data(),
+)
+def test_the_fit_sees_the_inputs_of_the_spec(x: np.ndarray, data: st.DataObject) -> None:
+    """What modes make of the inputs that are counted is what the filter adds."""
+    height, width = x.shape[1:]
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    box = Box(top, left, data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left)))
+    weights = np.array([9, -7, 5, 3, -20], np.int8)
+    kernel = np.tensordot(weights.astype(np.float32), postfilter.modes()[:5], 1)
+    wanted = (reference_decoder.filtered(x, weights, MODES) - x)[(slice(None), *box.slices())]
+    for rows, inputs in postfilter.inputs_of(x, box):
+        np.testing.assert_allclose((kernel @ inputs).reshape(3, -1, box.width), wanted[:, rows], atol=1e-5)
+
+
+def test_some_rows_tell_enough(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    x_hat, box = rng.random((3, 400, 50), np.float32) - 0.5, Box(0, 0, 400, 50)
+    x = np.float32(0.9) * x_hat
+    every = postfilter.moments(x, x_hat, box)
+    monkeypatch.setattr(postfilter, "_ENOUGH_PIXELS", 10_000)
+    for some, all_of_it in zip(postfilter.moments(x, x_hat, box), every, strict=True):
+        assert not np.array_equal(some, all_of_it)
+        assert np.abs(some - all_of_it).max() < 0.1 * np.abs(all_of_it).max()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "16 bits"])
+def test_with_alpha_and_with_depth(small_photo: Image.Image, mode: str) -> None:
+    picture = (
+        np.asarray(small_photo.convert("RGBA")) if mode == "RGBA" else np.asarray(small_photo).astype(np.uint16) * 257
+    )
+    data = calotype.encode(picture, quality=70, effort=3)
+    whole = container.unpack(data)
+    found, without = (psnr_db(picture, calotype.decode_array(d)) for d in (data, _with(whole, b"")))
+    assert found > without + 0.02
+
+
+def test_a_psnr_that_only_more_effort_reaches(small_photo: Image.Image) -> None:
+    most = psnr_db(small_photo, calotype.decode(calotype.encode(small_photo, quality=100)))
+    with pytest.raises(InputError, match="this picture reaches"):
+        calotype.encode(small_photo, psnr=most + 0.02)
+    data = calotype.encode(small_photo, psnr=most + 0.02, effort=3)
+    assert psnr_db(small_photo, calotype.decode(data)) >= most + 0.02
+
+
 def test_the_fit_finds_what_was_missed(runtime: Runtime, rng: np.random.Generator) -> None:
     """Of a picture that lacks what some weights say, these; inside the box alone."""
     x_hat, box = rng.random((3, 70, 90), np.float32) - 0.5, Box(3, 5, 60, 80)
@@ -148,9 +197,11 @@ def test_tiles_and_regions(photo: Image.Image, photo_model: Bundle, monkeypatch:
     assert len(weights) == 4
     assert len({w.tobytes() for w in weights}) > 1
     shown = calotype.decode_array(data).astype(int)
-    for x, y, width, height in ((101, 90, 77, 60), (0, 0, 110, 110), (249, 229, 1, 1)):
-        part = calotype.decode_array(data, region=(x, y, width, height)).astype(int)
+    for x, y, width, height in ((101, 90, 77, 60), (0, 0, 110, 110), (200, 190, 50, 40)):
+        region = (x, y, width, height)
+        part = calotype.decode_array(data, region=region).astype(int)
         assert np.abs(part - shown[y : y + height, x : x + width]).max() <= 1
+        assert np.abs(part - calotype.decode_array(_with(whole, b""), region=region)).max() > 1
 
 
 def test_the_chunk_is_checked_like_any_other(filtered_file: bytes) -> None:
@@ -162,9 +213,11 @@ def test_the_chunk_is_checked_like_any_other(filtered_file: bytes) -> None:
             calotype.decode(bytes(damaged))
 
 
-def test_a_model_of_one_channel_has_no_postfilter(filtered_file: bytes) -> None:
-    """Where it has no meaning, a chunk is not even read."""
+def test_where_it_has_no_meaning_a_chunk_is_not_even_read(filtered_file: bytes, small_photo: Image.Image) -> None:
     whole = container.unpack(filtered_file)
     header = replace(whole.header, channels=1)
     data = container.pack(header, {}, [bytes(tile) for tile in whole.tiles], b"\xff")
     assert calotype.decode(data).mode == "L"
+    assert calotype.decode(_with(whole, b"\xff"), preview=16).size == (13, 10)
+    exact = container.unpack(calotype.encode(small_photo, lossless=True))
+    assert psnr_db(calotype.decode(_with(exact, b"\xff")), small_photo) == np.inf

@@ -27,6 +27,8 @@ from calotype.wire import Reader
 
 WINDOW_PX = 576
 """The side of what is synthesised at a time, a usual tile's; a picture of one tile is synthesised in one piece."""
+FILTERED_PX = 256
+"""The side of what is filtered at a time, which takes a dozen planes of it."""
 LOOKAHEAD = 3
 """So many windows' tiles are decoded at a time."""
 PREVIEW_SCALE = 16
@@ -142,8 +144,8 @@ def _gathered(seen: Box, parts: Mapping[Box, NDArray[Any]], scale: int) -> NDArr
 
 def _filtered(runtime: Runtime, x: Floats, seen: Box, window: Box, tiles: list[_Tile]) -> Floats:
     """What was synthesised, filtered as the tiles that a window shows want it."""
-    boxes_of = [(tile.box.common(window), tile.weights) for tile in tiles if len(tile.weights)]
-    wanted = [(box.within(seen), weights) for box, weights in boxes_of if box.height and box.width]
+    shares = [(tile.box.common(window), tile.weights) for tile in tiles if len(tile.weights)]
+    wanted = [(part.within(seen), weights) for box, weights in shares for part in boxes(box, FILTERED_PX)]
     if not wanted:
         return x
     shown = x.clip(-0.5, 0.5)
@@ -165,7 +167,8 @@ class _Developer:
         if coding is not None and runtime is not None:
             self._reach_px = runtime.bundle.manifest.heads[coding.head].reach_px
         self._weights = list[Weights]()
-        if len(whole.postfilter) and coding is not None and self.header.channels == postfilter.CHANNELS:
+        filtered = len(whole.postfilter) and coding is not None and not _by_preview(self.header, view)
+        if filtered and self.header.channels == postfilter.CHANNELS:
             self._weights = postfilter.unpack(whole.postfilter, self.header.tile_count)
             self._reach_px = max(self._reach_px, postfilter.MARGIN_PX)
 

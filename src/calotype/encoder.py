@@ -15,7 +15,7 @@ from calotype.errors import InputError
 from calotype.header import TILE_UNIT_PX, Coding, Header, unpack_header
 from calotype.manifest import HALO_PX
 from calotype.pixels import STRIP_ROWS, Picture, Samples
-from calotype.postfilter import NO_WEIGHTS, Weights
+from calotype.postfilter import Weights
 from calotype.prior import Chosen, words_of
 from calotype.runtime import Runtime
 from calotype.search import Task, search
@@ -132,9 +132,9 @@ class PictureCoder:
         inside = seen.common(Box(0, 0, height, width))
         x = self._unit(inside, seen)
         y = self.runtime.analyse(x, level, self.head)
-        task = Task(self.runtime, x, (inside.height, inside.width), tile.within(seen), level, y)
-        chosen, weights = search(task, self.effort)
-        return chosen, weights if self.picture.channels == len(x) else NO_WEIGHTS
+        filtered = self.picture.channels == len(x) == postfilter.CHANNELS
+        task = Task(self.runtime, x, (inside.height, inside.width), tile.within(seen), level, y, filtered)
+        return search(task, self.effort)
 
     def _unit(self, inside: Box, seen: Box) -> Floats:
         """A part of the picture in the model's channels, padded to `seen`."""

@@ -27,7 +27,7 @@ Doubles = NDArray[np.float64]
 CHANNELS = 3
 RADIUS_PX = 2
 MARGIN_PX = 16
-"""What a part of a picture is synthesised with around it, if it is to be filtered: at least the radius."""
+"""What a part of a picture is synthesised with around it, at least, to be filtered: the radius, in whole steps of y."""
 TAPS = tuple((dy, dx) for dy in range(3) for dx in range(-2, 3) if (dy, dx) >= (0, 0))
 """Half of a 5x5 neighbourhood: what a mode does with a sample it does with the one opposite."""
 PLAIN = CHANNELS * len(TAPS)
@@ -37,6 +37,7 @@ BUSY = 3 / 255
 """A mean difference to the surroundings that counts as half busy."""
 MODES_FILE = "postfilter.i8"
 GRAPH_FILE = "postfilter.onnx"
+GRAPH = f"calotype/{GRAPH_FILE}"
 """x (1, c, h, w), which goes on beyond its edges as it ends, and kernel (3 c, c, 5, 5) -> x, filtered."""
 NESTED = (4, 8, 16, 32, 64, 96, 128)
 """How many modes a writer tries."""
@@ -64,17 +65,17 @@ def _mean_of_nine(plane: Floats) -> Floats:
     """Means over 3x3 of a plane (h, w), which goes on beyond its edges as it ends."""
     rows = np.pad(plane, ((1, 1), (0, 0)), mode="edge")
     columns = np.pad(rows[:-2] + rows[1:-1] + rows[2:], ((0, 0), (1, 1)), mode="edge")
-    return (columns[:, :-2] + columns[:, 1:-1] + columns[:, 2:]) / np.float32(9)
+    return np.divide(columns[:, :-2] + columns[:, 1:-1] + columns[:, 2:], 9, dtype=np.float32)
 
 
 def _factors(x_hat: Floats) -> Floats:
     """How busy and how light a picture (c, h, w) is, (2, h, w)."""
     light: Floats = x_hat.mean(axis=0, dtype=np.float32)
     busy = _mean_of_nine(np.abs(light - _mean_of_nine(light)))
-    return np.stack([busy / (busy + np.float32(BUSY)), light])
+    return np.stack([busy / (busy + np.float32(BUSY)), light], dtype=np.float32)
 
 
-def _inputs(x_hat: Floats, box: Box) -> Iterator[tuple[slice, Floats]]:
+def inputs_of(x_hat: Floats, box: Box) -> Iterator[tuple[slice, Floats]]:
     """Rows of a box of x_hat (c, h, w), as many as tell enough, and their inputs (inputs, pixels)."""
     r, factors = RADIUS_PX, _factors(x_hat)[(slice(None), *box.slices())]
     rows, columns = (
@@ -82,7 +83,7 @@ def _inputs(x_hat: Floats, box: Box) -> Iterator[tuple[slice, Floats]]:
         for start, stop, size in zip((box.top, box.left), (box.bottom, box.right), x_hat.shape[1:], strict=True)
     )
     around = x_hat[:, rows][:, :, columns]
-    every = 1 + box.height * box.width // _ENOUGH_PIXELS
+    every = -(-box.height * box.width // _ENOUGH_PIXELS)
     for top in range(0, box.height, every * _STRIP_ROWS):
         count = min(_STRIP_ROWS, box.height - top)
         sums = _sums(around[:, top : top + count + 2 * r], count, box.width)
@@ -115,11 +116,11 @@ def kernel_of(weights: Weights) -> Floats:
 def moments(x: Floats, x_hat: Floats, box: Box) -> tuple[Doubles, Doubles]:
     """Sums over a box, by some of its rows: of products of inputs (i, i), and of what x_hat misses with inputs (c, i).
 
-    In float64, for what BLAS makes of float32 depends on its threads, and a weight may round the other way.
+    In float64, for what BLAS makes of float32 depends on its threads, and a weight would now and then round otherwise.
     """
     missed = (x - x_hat)[(slice(None), *box.slices())]
     products, cross, row_count = np.zeros((INPUTS, INPUTS)), np.zeros((CHANNELS, INPUTS)), 0
-    for rows, inputs in _inputs(x_hat, box):
+    for rows, inputs in inputs_of(x_hat, box):
         exact = inputs.astype(np.float64)
         products += exact @ exact.T
         cross += missed[:, rows].reshape(CHANNELS, -1) @ exact.T

@@ -98,6 +98,12 @@ def reaching_psnr(coder: Coder, psnr_db: float) -> bytes:
         return TOP_LEVEL if better is None else better
 
     level = lowest(psnr_db)
+    if (
+        level is None
+        and coder.effort > coder.quick.effort
+        and coder.psnr_db(best := coder.at_level(TOP_LEVEL)) >= psnr_db
+    ):
+        return best
     if level is None:
         raise InputError(f"psnr {psnr_db} dB: this picture reaches {at(TOP_LEVEL)[1]:.2f} dB; use lossless")
     if coder.effort == coder.quick.effort:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from calotype.bundle import Bundle, ModelFile
 from calotype.errors import InvalidModel
-from calotype.postfilter import GRAPH_FILE, RADIUS_PX, Weights, kernel_of, packaged
+from calotype.postfilter import GRAPH, GRAPH_FILE, RADIUS_PX, Weights, kernel_of, packaged
 from calotype.steps import Part, Places, parts_of
 from calotype.threads import cores
 from calotype.tiling import Box
@@ -134,11 +134,11 @@ class Runtime(Networks):
         _, height, width = x_hat.shape
         around = box.grown(RADIUS_PX, 1).common(Box(0, 0, height, width))
         x = np.ascontiguousarray(x_hat[(slice(None), *around.slices())])
-        x = self.run(GRAPH_FILE, x=x[None], kernel=kernel_of(weights))[0][0]
+        x = self.run(GRAPH, x=x[None], kernel=kernel_of(weights))[0][0]
         return x[(slice(None), *box.within(around).slices())]
 
     def _source(self, graph: str) -> bytes:
-        return packaged(GRAPH_FILE) if graph == GRAPH_FILE else super()._source(graph)
+        return packaged(GRAPH_FILE) if graph == GRAPH else super()._source(graph)
 
     def preview(self, y_hat: Floats, level: int) -> Floats:
         """y_hat (m, h, w) -> thumbnail (c, h, w): the picture at 1/16."""

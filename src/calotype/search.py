@@ -50,6 +50,7 @@ class Task:
         box: Where the tile lies among them. What surrounds it counts as coded without loss.
         level: 0..255.
         y: What the analysis makes of x (m, h/16, w/16).
+        filtered: Whether the file may have a post-filter.
     """
 
     runtime: Runtime
@@ -58,6 +59,7 @@ class Task:
     box: Box
     level: int
     y: Floats
+    filtered: bool
 
     @property
     def place(self) -> tuple[slice, slice, slice]:
@@ -97,9 +99,7 @@ class Task:
 
     def postfilter(self, attempt: Attempt) -> Weights:
         """What takes the most of the error that an attempt leaves, for its bits."""
-        if len(self.x) != postfilter.CHANNELS:
-            return NO_WEIGHTS
-        return postfilter.fit(self.x, attempt.x_hat, self.box, self.worth_bits)
+        return postfilter.fit(self.x, attempt.x_hat, self.box, self.worth_bits) if self.filtered else NO_WEIGHTS
 
     def window(self, y: Floats) -> Window:
         """The tile of another latent, with what surrounds it."""
@@ -109,8 +109,8 @@ class Task:
 
 def search(task: Task, effort: int) -> tuple[Chosen, Weights]:
     """Choices for the tile, as good as the effort allows, and the weights of its post-filter."""
-    if effort <= 2:
-        return task.chosen(task.y, rate_aware if effort == 2 else round_to_nearest, task.hyper()), NO_WEIGHTS
+    if effort <= 2 or (effort == 3 and not task.filtered):
+        return task.chosen(task.y, rate_aware if effort > 1 else round_to_nearest, task.hyper()), NO_WEIGHTS
     best = _best(_corrections(task, effort))
     if effort in ITERATIONS:
         best = _best(iter([best, *_refinements(task, best, ITERATIONS[effort])]))
