@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -16,11 +15,14 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 import calotype
-from calotype import container, postfilter
+from calotype import bundle, container, postfilter
 from calotype.bundle import Bundle
 from calotype.codec import runtime_of
 from calotype.container import Container
 from calotype.errors import DamagedFile, InputError
+from calotype.learn.config import Architecture
+from calotype.learn.export import family, members
+from calotype.learn.model import Codec
 from calotype.postfilter import NESTED, NO_WEIGHTS
 from calotype.runtime import Runtime
 from calotype.tiling import Box
@@ -132,10 +134,10 @@ def test_some_rows_tell_enough(rng: np.random.Generator, monkeypatch: pytest.Mon
         assert np.abs(some - all_of_it).max() < 0.1 * np.abs(all_of_it).max()
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "16 bits"])
-def test_with_alpha_and_with_depth(small_photo: Image.Image, mode: str) -> None:
+@pytest.mark.parametrize("mode", ["L", "RGBA", "16 bits"])
+def test_grey_with_alpha_and_with_depth(small_photo: Image.Image, mode: str) -> None:
     picture = (
-        np.asarray(small_photo.convert("RGBA")) if mode == "RGBA" else np.asarray(small_photo).astype(np.uint16) * 257
+        np.asarray(small_photo).astype(np.uint16) * 257 if mode == "16 bits" else np.asarray(small_photo.convert(mode))
     )
     data = calotype.encode(picture, quality=70, effort=3)
     whole = container.unpack(data)
@@ -178,8 +180,7 @@ def test_quick_efforts_filter_nothing(small_photo: Image.Image, effort: int) -> 
     assert not container.unpack(calotype.encode(small_photo, effort=effort)).postfilter
 
 
-def test_grey_pictures_and_other_heads_are_not_filtered(small_photo: Image.Image, filtered_file: bytes) -> None:
-    assert not container.unpack(calotype.encode(small_photo.convert("L"), effort=3)).postfilter
+def test_other_heads_are_not_filtered(small_photo: Image.Image, filtered_file: bytes) -> None:
     plain = _with(container.unpack(filtered_file), b"")
     for head, equal in (("psnr", False), ("visual", True)):
         shown, without = (np.asarray(calotype.decode(data, head=head)) for data in (filtered_file, plain))
@@ -213,11 +214,19 @@ def test_the_chunk_is_checked_like_any_other(filtered_file: bytes) -> None:
             calotype.decode(bytes(damaged))
 
 
+def test_a_model_of_one_channel_filters_nothing(small_photo: Image.Image, tmp_path: Path) -> None:
+    arch = Architecture(channels=1, y_channels=16, z_channels=8, width=16, blocks=1, prior_width=16)
+    path, card = tmp_path / "grey.calomodel", {"name": "grey", "version": "1", "status": "preview"}
+    bundle.write(path, members(Codec(arch).eval(), card, family())[0])
+    data = calotype.encode(small_photo.convert("L"), quality=50, effort=3, model=path)
+    whole = container.unpack(data)
+    assert whole.header.coding is not None
+    assert not whole.postfilter
+    assert np.array_equal(*(calotype.decode_array(d, model=path) for d in (data, _with(whole, b"\xff"))))
+
+
 def test_where_it_has_no_meaning_a_chunk_is_not_even_read(filtered_file: bytes, small_photo: Image.Image) -> None:
     whole = container.unpack(filtered_file)
-    header = replace(whole.header, channels=1)
-    data = container.pack(header, {}, [bytes(tile) for tile in whole.tiles], b"\xff")
-    assert calotype.decode(data).mode == "L"
     assert calotype.decode(_with(whole, b"\xff"), preview=16).size == (13, 10)
     exact = container.unpack(calotype.encode(small_photo, lossless=True))
     assert psnr_db(calotype.decode(_with(exact, b"\xff")), small_photo) == np.inf

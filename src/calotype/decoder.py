@@ -168,7 +168,7 @@ class _Developer:
             self._reach_px = runtime.bundle.manifest.heads[coding.head].reach_px
         self._weights = list[Weights]()
         filtered = len(whole.postfilter) and coding is not None and not _by_preview(self.header, view)
-        if filtered and self.header.channels == postfilter.CHANNELS:
+        if filtered and runtime is not None and runtime.bundle.manifest.channels == postfilter.CHANNELS:
             self._weights = postfilter.unpack(whole.postfilter, self.header.tile_count)
             self._reach_px = max(self._reach_px, postfilter.MARGIN_PX)
 
@@ -215,7 +215,7 @@ class _Developer:
             x, done = runtime.synthesise(y_hat, coding.level, coding.head), 1
             x = _filtered(runtime, x, seen, window, tiles)
         x = x[(slice(None), *window.within(seen).slices(done))]
-        x = x if header.channels == len(x) else x.mean(axis=0, keepdims=True)
+        x = pixels.shown(x, header.channels)
         return pixels.reduced(pixels.from_unit(x, header.depth), scale // done)
 
 

@@ -132,8 +132,8 @@ class PictureCoder:
         inside = seen.common(Box(0, 0, height, width))
         x = self._unit(inside, seen)
         y = self.runtime.analyse(x, level, self.head)
-        filtered = self.picture.channels == len(x) == postfilter.CHANNELS
-        task = Task(self.runtime, x, (inside.height, inside.width), tile.within(seen), level, y, filtered)
+        size_px, channels = (inside.height, inside.width), self.picture.channels
+        task = Task(self.runtime, x, size_px, tile.within(seen), level, y, channels)
         return search(task, self.effort)
 
     def _unit(self, inside: Box, seen: Box) -> Floats:

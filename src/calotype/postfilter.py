@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calotype.errors import DamagedFile
+from calotype.pixels import shown
 from calotype.tiling import Box, Floats
 from calotype.wire import Reader
 
@@ -118,12 +119,12 @@ def moments(x: Floats, x_hat: Floats, box: Box) -> tuple[Doubles, Doubles]:
 
     In float64, for what BLAS makes of float32 depends on its threads, and a weight would now and then round otherwise.
     """
-    missed = (x - x_hat)[(slice(None), *box.slices())]
-    products, cross, row_count = np.zeros((INPUTS, INPUTS)), np.zeros((CHANNELS, INPUTS)), 0
+    missed = (x - shown(x_hat, len(x)))[(slice(None), *box.slices())]
+    products, cross, row_count = np.zeros((INPUTS, INPUTS)), np.zeros((len(x), INPUTS)), 0
     for rows, inputs in inputs_of(x_hat, box):
         exact = inputs.astype(np.float64)
         products += exact @ exact.T
-        cross += missed[:, rows].reshape(CHANNELS, -1) @ exact.T
+        cross += missed[:, rows].reshape(len(x), -1) @ exact.T
         row_count += rows.stop - rows.start
     return products * (box.height / row_count), cross * (box.height / row_count)
 
@@ -132,13 +133,13 @@ def fit(x: Floats, x_hat: Floats, box: Box, worth_bits: float) -> Weights:
     """The weights that lower the squared error most for their bits; none if no weights do.
 
     Args:
-        x: The picture (c, h, w).
-        x_hat: What a latent stands for, clipped to what samples hold.
+        x: The picture, grey (1, h, w) or not (c, h, w).
+        x_hat: What a latent stands for (c, h, w), clipped to what samples hold.
         box: The tile, without padding.
         worth_bits: What a squared error of 1 in one sample is worth.
     """
     products, cross = moments(x, x_hat, box)
-    kernels = modes().astype(np.float64)
+    kernels = shown(modes().astype(np.float64), len(x), axis=1)
     quadratic = np.einsum("kci,ij,lcj->kl", kernels, products, kernels, optimize=True)
     linear = np.einsum("kci,ci->k", kernels, cross)
     best, best_bits = NO_WEIGHTS, 0.0

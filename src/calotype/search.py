@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from calotype import postfilter
+from calotype import pixels, postfilter
 from calotype.bundle import Bundle
 from calotype.errors import OptionError
 from calotype.postfilter import NO_WEIGHTS, Weights
@@ -50,7 +50,7 @@ class Task:
         box: Where the tile lies among them. What surrounds it counts as coded without loss.
         level: 0..255.
         y: What the analysis makes of x (m, h/16, w/16).
-        filtered: Whether the file may have a post-filter.
+        channels: Those of the picture: of a grey one, x has it thrice.
     """
 
     runtime: Runtime
@@ -59,7 +59,7 @@ class Task:
     box: Box
     level: int
     y: Floats
-    filtered: bool
+    channels: int
 
     @property
     def place(self) -> tuple[slice, slice, slice]:
@@ -70,7 +70,12 @@ class Task:
     @property
     def worth_bits(self) -> float:
         """What a squared error of 1 in one sample is worth."""
-        return self.runtime.bundle.manifest.lambda_of(self.level) * 255**2 / len(self.x)
+        return self.runtime.bundle.manifest.lambda_of(self.level) * 255**2 / self.channels
+
+    @property
+    def filtered(self) -> bool:
+        """Whether the file may have a post-filter."""
+        return len(self.x) == postfilter.CHANNELS
 
     def chosen(self, y: Floats, quantiser: Quantiser, z: Floats) -> Chosen:
         """Choices for the tile, of y and of z."""
@@ -87,7 +92,7 @@ class Task:
         y_hat[self.place] = chosen.latents.y_hat
         x_hat = self.runtime.synthesise(y_hat, self.level).clip(-0.5, 0.5)  # as decoders show it
         inside = (slice(None), *self.box.slices())
-        missed = x_hat[inside] - self.x[inside]
+        missed = pixels.shown(x_hat[inside], self.channels) - self.x[: self.channels][inside]
         error = float(np.square(missed).sum(dtype=np.float64))
         tables = self.runtime.bundle.tables
         rate_bits = sum(float(tables.cost_bits(*part).sum()) for part in chosen.parts)
@@ -99,7 +104,9 @@ class Task:
 
     def postfilter(self, attempt: Attempt) -> Weights:
         """What takes the most of the error that an attempt leaves, for its bits."""
-        return postfilter.fit(self.x, attempt.x_hat, self.box, self.worth_bits) if self.filtered else NO_WEIGHTS
+        if not self.filtered:
+            return NO_WEIGHTS
+        return postfilter.fit(self.x[: self.channels], attempt.x_hat, self.box, self.worth_bits)
 
     def window(self, y: Floats) -> Window:
         """The tile of another latent, with what surrounds it."""
