@@ -140,8 +140,10 @@ def test_what_cannot_be_restored_says_so(model: Bundle, change: str) -> None:
         codec_of(replace(model, members=content, manifest=replace(model.manifest, card=card)))
 
 
-def test_more_effort_costs_less(crop: Image.Image, model: Bundle) -> None:
-    costs = [_cost(crop, _at(crop, model, effort), model) for effort in (2, 3, 4, 5, 7)]
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_more_effort_costs_less(crop: Image.Image, model: Bundle, mode: str) -> None:
+    image = crop.convert(mode)
+    costs = [_cost(image, _at(image, model, effort), model) for effort in (2, 3, 4, 5, 7)]
     assert costs == sorted(costs, reverse=True)
     assert costs[1] < costs[0]
     assert costs[-1] < 0.99 * costs[0]

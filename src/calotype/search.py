@@ -111,7 +111,7 @@ class Task:
     def window(self, y: Floats) -> Window:
         """The tile of another latent, with what surrounds it."""
         height, width = self.size_px
-        return Window(np.ascontiguousarray(self.x[:, :height, :width]), y, self.place[1:])
+        return Window(np.ascontiguousarray(self.x[: self.channels, :height, :width]), y, self.place[1:])
 
 
 def search(task: Task, effort: int) -> tuple[Chosen, Weights]:

@@ -57,7 +57,7 @@ class Window:
     """A tile's part of a picture, with what surrounds it as far as it matters.
 
     Attributes:
-        x: The pixels (c, h, w), without padding.
+        x: The pixels (c, h, w), of a grey picture in one channel, without padding.
         y: Their latent (m, h/16, w/16), with padding.
         inner: Where the tile lies in y.
     """

@@ -112,7 +112,10 @@ class Objective:
         z_hat = rounded(z)
         y_hat, mean, index = self.codec.predict(y, self.codec.h_s.biased(z_hat, self.bias), lambda v, _: rounded(v))
         x_hat = self.codec.g_s(self.around + F.pad(y_hat, self.margins), self.level)
-        error = as_shown(x_hat[:, :, : self.x.shape[2], : self.x.shape[3]]) - self.x
+        shown = as_shown(x_hat[:, :, : self.x.shape[2], : self.x.shape[3]])
+        if shown.shape[1] > self.x.shape[1]:  # of a grey picture
+            shown = shown.mean(1, keepdim=True)
+        error = shown - self.x
         z_bits = self.costs(z_hat - self.z_mean, self.z_index.expand_as(z_hat))
         rate_bits = z_bits.sum() + self.costs(y_hat - mean, index).sum()
         return rate_bits + self.worth_bits * error.square().sum()
