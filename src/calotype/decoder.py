@@ -164,11 +164,13 @@ class _Developer:
         self._grid = list(boxes(whole_of(self.header).box, self.header.tile_px))
         coding = self.header.coding
         self._reach_px = 0
-        if coding is not None and runtime is not None:
-            self._reach_px = runtime.bundle.manifest.heads[coding.head].reach_px
         self._weights = list[Weights]()
-        filtered = len(whole.postfilter) and coding is not None and not _by_preview(self.header, view)
-        if filtered and runtime is not None and runtime.bundle.manifest.channels == postfilter.CHANNELS:
+        if coding is None or runtime is None:
+            return
+        manifest = runtime.bundle.manifest
+        self._reach_px = manifest.heads[coding.head].reach_px
+        has_filter = len(whole.postfilter) and manifest.channels == postfilter.CHANNELS
+        if has_filter and not _by_preview(self.header, view):
             self._weights = postfilter.unpack(whole.postfilter, self.header.tile_count)
             self._reach_px = max(self._reach_px, postfilter.MARGIN_PX)
 
