@@ -19,10 +19,13 @@ from calotype.learn.data import Crops, padded_to
 from calotype.learn.dyadic import DyadicBlock, DyadicConv, activation, stream
 from calotype.learn.export import family, frequencies, members
 from calotype.learn.grow import grown, kept_channels, origin
+from calotype.learn.idle import without_idle_units
 from calotype.learn.model import Codec
 from calotype.learn.prior import RateAware
+from calotype.learn.restore import codec_of
 from calotype.learn.start import start_as_transform
 from calotype.learn.train import Objective
+from calotype.pixels import Picture
 from calotype.prior import choose, words_of
 from calotype.quantise import BITS_PER_SQUARED_STEP, rate_aware, round_to_nearest
 from calotype.runtime import Runtime
@@ -306,3 +309,29 @@ def test_orthogonalise(shape: tuple[int, int], fast: torch.dtype, monkeypatch: p
     matrices = torch.stack([u * singular @ v for singular in (several, one)])
     for singular, at in zip(torch.linalg.svdvals(muon.orthogonalise(matrices)), (slice(None), 0), strict=True):
         assert 0.6 < singular[at].min() <= singular.max() < 1.4
+
+
+def test_what_is_idle_is_left_out_and_decodes_the_same(
+    crops: Crops, pictures: list[torch.Tensor], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    codec = Codec(replace(SMALL, prior_width=48)).eval()
+    start_as_transform(codec, crops.batch(0)[0])
+    block = codec.steps[1].blocks[0]
+    block.a.bias.data[::2] = -99
+    block.d.bias.data[:40] = -99
+    seen = [Picture(p.numpy(), None, {}) for p in pictures]
+    narrow = without_idle_units(codec, seen, (60, 200))
+    assert (len(narrow.steps[1].blocks[0].a.bias), len(narrow.steps[1].blocks[0].d.bias)) == (32, 64)
+    assert len(block.a.bias) == 48
+    level, z = torch.tensor([60]), torch.randn(1, SMALL.z_channels, 2, 2).mul(4).round()
+    known = torch.randn(1, SMALL.y_channels, 8, 8).round()
+    with torch.no_grad():
+        for before, after in zip(*(c.steps[1](c.h_s(z, level), known) for c in (codec, narrow)), strict=True):
+            assert torch.equal(after, before)
+    content, _ = members(narrow, CARD, family())
+    bundle.write(tmp_path / "x.calomodel", content)
+    restored = codec_of(bundle.read(tmp_path / "x.calomodel"))
+    assert restored.steps[1].blocks[0].a.weight.shape == block.a.weight.shape
+    again, _ = members(without_idle_units(restored, seen, (60, 200)), CARD, family())
+    assert all(again[name] == content[name] for name in ("h_s.onnx", "step_1.onnx"))

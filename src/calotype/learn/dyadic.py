@@ -6,6 +6,7 @@ and decoder agree on every probability. In training, rounding passes the gradien
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -102,6 +103,15 @@ class DyadicConv(nn.Module):
         k = (self.weight.detach().flatten(1) * 2.0 ** s[:, None]).round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
         b = (self.bias.detach() * 2.0 ** (s + self.in_bits)).round().clamp(-BIAS_LIMIT, BIAS_LIMIT)
         return k.reshape(self.weight.shape), b, s
+
+    def part(self, outputs: Tensor | None = None, inputs: Tensor | None = None) -> DyadicConv:
+        """The layer with some of its outputs, or of its inputs, alone."""
+        part = deepcopy(self)
+        weight = self.weight if inputs is None else self.weight[:, inputs]
+        weight, bias = (v if outputs is None else v[outputs] for v in (weight, self.bias))
+        part.weight, part.bias = (nn.Parameter(v.detach().clone()) for v in (weight, bias))
+        part.groups = len(weight) if self.groups > 1 else 1
+        return part
 
     def parts(self) -> tuple[Tensor, Tensor]:
         """Weight and bias as the decoder has them, with the gradients of the trained ones; those if not `exact`."""

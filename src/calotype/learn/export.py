@@ -26,6 +26,7 @@ from calotype.learn.calibrate import count_symbols, fit, quiet, to_frequencies
 from calotype.learn.config import VISUAL, Architecture, Config, Recipe
 from calotype.learn.dyadic import STREAM_BITS
 from calotype.learn.graph import Graph, numpy_of
+from calotype.learn.idle import without_idle_units
 from calotype.learn.model import Codec
 from calotype.learn.prior import HyperSynthesis, StepPrior
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
@@ -72,10 +73,10 @@ def _level_arrays(codec: Codec) -> dict[str, bytes]:
 
 
 def _features(g: Graph, x: str, net: Analysis | Synthesis, level: str) -> str:
-    half = len(net.blocks) // 2
+    half, width = len(net.blocks) // 2, net.feature_gain.knots.shape[1]
     for i, block in enumerate(net.blocks):
         if i == half:
-            x = g.op("Mul", x, g.gain(net.feature_gain, level))
+            x = g.in_blocks(g.op("Mul", x, g.gain(net.feature_gain, level)), width)
         x = g.block(x, block)  # type: ignore[arg-type]
     return x
 
@@ -100,7 +101,8 @@ def synthesis_graph(net: Synthesis, channels: int) -> bytes:
     g = Graph("g_s", net)
     y, level = g.input("y", [1, net.up.weight.shape[1], "h", "w"]), _level_input(g)
     y = g.op("Mul", y, g.gain(net.gain, level))
-    x = _features(g, g.shuffle(g.linear(y, net.up), 2), net, level)
+    x = g.in_blocks(g.shuffle(g.linear(y, net.up), 2), net.feature_gain.knots.shape[1])
+    x = _features(g, x, net, level)
     x = g.op("Add", g.shuffle(g.linear(x, net.head), 8), g.shuffle(g.linear(y, net.shortcut), 16))
     return g.serialise((g.rename(x, "x"), [1, channels, "h16", "w16"]))
 
@@ -247,18 +249,20 @@ def export(
         config: What the codec was made from; it goes into the card.
         weights: Of the codec.
         out: The bundle to write.
-        calibration: Training pictures, to whose symbols the tables are fitted.
+        calibration: Training pictures, to whose symbols the tables are fitted; what is idle with them is left out.
         validation: Pictures that were not trained on, for the card's curve.
     """
+    pictures = list(calibration)
     codec = Codec(config.architecture)
     codec.load_state_dict(weights)
+    codec = without_idle_units(codec, pictures, CURVE_LEVELS)
     card = {**config.card, "recipe": asdict(config.recipe)}
     tables = family()
-    content, proof = members(codec.eval(), card, tables)
+    content, proof = members(codec, card, tables)
     with TemporaryDirectory() as folder:  # a bundle must exist before it can be calibrated and measured
         draft = Path(folder) / "draft.calomodel"
         bundle.write(draft, content)
-        counts = count_symbols(Runtime(bundle.read(draft)), calibration, CURVE_LEVELS)
+        counts = count_symbols(Runtime(bundle.read(draft)), pictures, CURVE_LEVELS)
         content |= table_members(fit(tables, counts), quiet(counts))
         bundle.write(draft, content)
         card["curve"] = measure(Runtime(bundle.read(draft)), validation)

@@ -111,6 +111,15 @@ class Graph:
         u = self._swish(self.linear(x, block.d, scales["d"]))
         return self.op("Add", x, self.linear(u, block.e, scales["e"]))
 
+    def in_blocks(self, x: str, channels: int) -> str:
+        """What x is, by a convolution that changes nothing.
+
+        onnxruntime keeps what convolutions give in blocks of channels, and then sums of it, too, until another operator
+        wants it plain.
+        """
+        ones, zeros = np.ones((channels, 1, 1, 1), np.float32), np.zeros(channels, np.float32)
+        return self.op("Conv", x, self.constant(ones), self.constant(zeros), group=channels)
+
     def gain(self, log_gain: LevelVector, level: str) -> str:
         """The exponential of a level's vector, (1, n, 1, 1)."""
         nearness = self.op("Gather", self.constant(numpy_of(log_gain.nearness)[:, :, None, None]), level, axis=0)
@@ -147,8 +156,8 @@ class Graph:
         return self.op("Conv", x, exact, bias, group=layer.groups, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
 
     def floor_clip(self, x: str, low: int, high: int) -> str:
-        """Floor (the rounding half stands in the bias) and limit."""
-        return self.clip(self.op("Floor", x), low, high)
+        """Limit and floor (the rounding half stands in the bias); in this order runtimes limit within a convolution."""
+        return self.op("Floor", self.clip(x, low, high))
 
     def stream(self, x: str) -> str:
         """Round to the residual stream."""

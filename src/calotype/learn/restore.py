@@ -1,12 +1,13 @@
 """Bundle -> the differentiable codec that it was exported from.
 
 The graphs name their constants after the layers they come from (`graph.Graph`). Weights come back as they are stored:
-those of the prior exactly, those of the transforms in float16.
+those of the prior exactly, without what an export left out (`idle.py`), those of the transforms in float16.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from calotype.bundle import Bundle
 from calotype.errors import InvalidModel
 from calotype.learn.config import Architecture
-from calotype.learn.dyadic import PRODUCT_LIMIT, STREAM_BITS, DyadicConv
+from calotype.learn.dyadic import PRODUCT_LIMIT, STREAM_BITS, DyadicBlock, DyadicConv
 from calotype.learn.model import Codec
 from calotype.learn.prior import LOG_SIGMA_STEP, MEAN_BITS, SIGMA_MIN
 from calotype.learn.transforms import BLOCK_SCALES, PLAIN, Block, LevelVector
@@ -71,9 +72,10 @@ def constants_of(raw: bytes) -> Constants:
 def _restore(net: nn.Module, stored: Constants) -> None:
     """Set every layer of a network from its graph's constants."""
     scales = {id(getattr(b, n)): s for b in net.modules() if isinstance(b, Block) for n, s in BLOCK_SCALES.items()}
+    in_blocks = {id(layer) for b in net.modules() if isinstance(b, DyadicBlock) for layer in b.children()}
     for name, layer in net.named_modules():
         if isinstance(layer, DyadicConv):
-            _restore_dyadic(layer, stored, name)
+            _restore_dyadic(layer, stored, name, may_lack_units=id(layer) in in_blocks)
         elif isinstance(layer, LevelVector):
             if f"{name}.knots" in stored:
                 _set(layer.knots, stored[f"{name}.knots"][:, :, 0, 0].T.copy())
@@ -86,7 +88,14 @@ def _set(parameter: Tensor, value: NDArray[Any]) -> None:
     parameter.copy_(torch.from_numpy(value.reshape(parameter.shape)))
 
 
-def _restore_dyadic(layer: DyadicConv, stored: Constants, name: str) -> None:
+def _with_idle_units(value: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
+    """Weights of all units: those that an export left out give nothing."""
+    whole = np.zeros(shape)
+    whole[tuple(slice(size) for size in value.shape)] = value
+    return whole
+
+
+def _restore_dyadic(layer: DyadicConv, stored: Constants, name: str, *, may_lack_units: bool) -> None:
     """Weights and bias that the layer turns into the stored integers."""
     k, scale, bias = (stored[f"{name}.{kind}"].astype(np.float64) for kind in ("weight", "scale", "bias"))
     to_units = 2.0 ** (layer.in_bits - (MEAN_BITS if name == "head" else STREAM_BITS))
@@ -94,8 +103,12 @@ def _restore_dyadic(layer: DyadicConv, stored: Constants, name: str) -> None:
     # Rounded weights may sum to a little more than those they were rounded from, and then would get a coarser step.
     excess = np.abs(k).sum(1, keepdims=True) - (1 - 1e-5) * PRODUCT_LIMIT / (layer.in_limit * step)
     shrink = (excess / np.maximum(1, (k != 0).sum(1, keepdims=True))).clip(0, 0.49)
-    _set(layer.weight, (k - np.sign(k) * shrink) * step)
-    _set(layer.bias, (bias - 0.5) * to_units * 2.0**-layer.in_bits)
+    weight, bias = (k - np.sign(k) * shrink) * step, (bias - 0.5) * to_units * 2.0**-layer.in_bits
+    if may_lack_units:
+        weight = _with_idle_units(weight, layer.weight.flatten(1).shape)
+        bias = _with_idle_units(bias, layer.bias.shape)
+    _set(layer.weight, weight)
+    _set(layer.bias, bias)
 
 
 @torch.no_grad()
