@@ -19,7 +19,7 @@ from calotype import Bundle, bundle
 from calotype.bench import metrics
 from calotype.errors import InputError, InvalidModel, OptionError
 from calotype.header import unpack_header
-from calotype.learn.config import VISUAL, Architecture, Config, Recipe
+from calotype.learn.config import MSE, VISUAL, Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.export import add_visual_head, export
 from calotype.learn.fit import Watcher, fit, to_bundle
@@ -113,6 +113,17 @@ def two_heads(base: Bundle, crops: Crops, photo: Image.Image, tmp_path_factory: 
     weights = training.codec.state_dict()
     add_visual_head(base, training.recipe, weights, {"hours": 0.1}, path, [from_image(photo.crop((0, 0, 128, 128)))])
     return bundle.read(path)
+
+
+def test_a_visual_head_is_trained_on_other_colours_too() -> None:
+    flat = np.full((256, 256, 3), (10, 100, 200), np.uint8)
+    orders = dict[str, set[tuple[int, ...]]]()
+    for objective in (MSE, VISUAL):
+        crops = Crops(Pictures.of([flat], "cpu"), None, replace(RECIPE, objective=objective))
+        colours = torch.cat([crops.batch(step)[0][:, :, 0, 0] for step in range(16)])
+        orders[objective] = {tuple(colour.argsort().tolist()) for colour in colours}
+    assert orders[MSE] == {(0, 1, 2)}
+    assert len(orders[VISUAL]) > 3
 
 
 def test_a_visual_head_leaves_the_other_and_the_prior_alone(base: Bundle, two_heads: Bundle) -> None:

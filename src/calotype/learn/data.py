@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from calotype.errors import InputError
-from calotype.learn.config import Recipe
+from calotype.learn.config import VISUAL, Recipe
 from calotype.learn.samples import FAILURES, Form, read, size_px
 from calotype.manifest import LEVELS
 from calotype.pixels import Samples
@@ -31,6 +31,9 @@ NO_PICTURES = {".tsv", ".txt", ".json", ".jsonl", ".md", ".csv"}
 MEMORY_SHARE = 0.5
 CGROUP = Path("/sys/fs/cgroup")
 MOST_DRAWS = 200
+RECOLOURED = 0.5
+"""Share of the crops whose channels change places where a head `visual` is trained: else it runs away on colours that
+pictures seldom have (docs/training.md)."""
 NONE_DECODES = f"none of {MOST_DRAWS} pictures drawn to learn from could be decoded: they are damaged, or gone by now"
 
 
@@ -233,7 +236,9 @@ class Crops(Dataset[tuple[Tensor, int, Tensor]]):
         """A part of a picture (h, w, c), as large as a crop if the picture is."""
         size = self.recipe.crop_px
         top, left = (int(random.integers(0, max(0, side - size) + 1)) for side in picture.shape[:2])
-        return picture[top : top + size, left : left + size].flip([axis for axis in (0, 1) if random.random() < 0.5])
+        part = picture[top : top + size, left : left + size].flip([axis for axis in (0, 1) if random.random() < 0.5])
+        recoloured = self.recipe.objective == VISUAL and random.random() < RECOLOURED
+        return part[:, :, random.permutation(part.shape[2]).tolist()] if recoloured else part
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """The crops of a step, their levels and sizes, as `batches` gives them."""
