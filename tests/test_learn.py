@@ -324,6 +324,7 @@ def test_what_is_idle_is_left_out_and_decodes_the_same(
     narrow = without_idle_units(codec, seen, (60, 200))
     assert (len(narrow.steps[1].blocks[0].a.bias), len(narrow.steps[1].blocks[0].d.bias)) == (32, 64)
     assert len(block.a.bias) == 48
+    assert len(without_idle_units(codec, [], (60, 200)).steps[1].blocks[0].a.bias) == 48
     level, z = torch.tensor([60]), torch.randn(1, SMALL.z_channels, 2, 2).mul(4).round()
     known = torch.randn(1, SMALL.y_channels, 8, 8).round()
     with torch.no_grad():
@@ -335,3 +336,15 @@ def test_what_is_idle_is_left_out_and_decodes_the_same(
     assert restored.steps[1].blocks[0].a.weight.shape == block.a.weight.shape
     again, _ = members(without_idle_units(restored, seen, (60, 200)), CARD, family())
     assert all(again[name] == content[name] for name in ("h_s.onnx", "step_1.onnx"))
+
+
+def test_few_pictures_are_looked_at_at_every_level(pictures: list[torch.Tensor]) -> None:
+    """Units that only high qualities use are not idle, though the first level is a low one."""
+    torch.manual_seed(0)
+    codec = Codec(replace(SMALL, prior_width=48)).eval()
+    codec.h_s.level.knots.data[4:] = 3.0
+    codec.h_s.coarse.d.weight.data[:] = 0.1
+    codec.h_s.coarse.d.bias.data[:] = -7.0
+    seen = [Picture(pictures[0].numpy(), None, {})]
+    widths = [len(without_idle_units(codec, seen, levels).h_s.coarse.d.bias) for levels in ((0,), (0, 255))]
+    assert widths == [16, 96]
