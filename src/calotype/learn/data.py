@@ -32,8 +32,8 @@ MEMORY_SHARE = 0.5
 CGROUP = Path("/sys/fs/cgroup")
 MOST_DRAWS = 200
 RECOLOURED = 0.5
-"""Share of the crops whose channels change places where a head `visual` is trained: else it runs away on colours that
-pictures seldom have (docs/training.md)."""
+"""Share of the crops whose channels get a random order where a head `visual` is trained: else it runs away on colours
+that pictures seldom have (docs/training.md)."""
 NONE_DECODES = f"none of {MOST_DRAWS} pictures drawn to learn from could be decoded: they are damaged, or gone by now"
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from calotype.learn.model import Codec, Coded
+from calotype.learn.model import Codec
 from calotype.learn.train import Row
 from calotype.tiling import padded
 
@@ -52,18 +52,14 @@ def as_unit(pictures: Sequence[Tensor], size_px: int = VALIDATION_PX, peak: int 
     return [p.permute(2, 0, 1)[None].float() / peak - 0.5 for p in judged(pictures, size_px)]
 
 
-def coded(codec: Codec, x: Tensor, level: int) -> Coded:
-    """A picture x (1, c, h, w) of any size through the codec, padded as an encoder pads it."""
-    height, width = x.shape[2:]
-    whole = F.pad(x, (0, padded(width) - width, 0, padded(height) - height), mode="replicate")
-    return codec(whole, *(torch.tensor([v], device=x.device) for v in (level, (height, width))))
-
-
 @torch.no_grad()
 def curve(
     codec: Codec, pictures: Sequence[Tensor], levels: Sequence[int] = VALIDATION_LEVELS
 ) -> tuple[list[Point], Tensor]:
-    """The codec on pictures x (1, c, h, w): rate and distortion by estimated bits, and the last picture restored."""
+    """The codec on pictures x (1, c, h, w): rate and distortion by estimated bits, and the last picture restored.
+
+    Sides that are no multiples of 64 are padded, as an encoder pads them.
+    """
     codec.eval()
     points: list[Point] = []
     x_hat = torch.empty(0)
@@ -71,9 +67,11 @@ def curve(
         figures: list[tuple[float, float]] = []
         for x in pictures:
             height, width = x.shape[2:]
-            result = coded(codec, x, level)
-            x_hat = result.x_hat[:, :, :height, :width]
-            bpp = float(result.y_bits + result.z_bits) / (height * width)
+            whole = F.pad(x, (0, padded(width) - width, 0, padded(height) - height), mode="replicate")
+            at, size_px = (torch.tensor([v], device=x.device) for v in (level, (height, width)))
+            coded = codec(whole, at, size_px)
+            x_hat = coded.x_hat[:, :, :height, :width]
+            bpp = float(coded.y_bits + coded.z_bits) / (height * width)
             mse = float((x_hat.clamp(-0.5, 0.5) - x).square().mean())
             figures.append((bpp, -10 * math.log10(max(mse, 1e-10))))
         bpps, psnrs = zip(*figures, strict=True)
