@@ -13,10 +13,10 @@ from itertools import cycle
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calotype.bundle import Z_LIMIT
+from calotype.learn.data import padded_to
 from calotype.learn.dyadic import DyadicBlock, round_half_up
 from calotype.learn.model import Codec
 from calotype.pixels import Picture, to_unit
@@ -83,9 +83,10 @@ def _kept_units(codec: Codec, looks: Iterable[tuple[Picture, int]]) -> dict[nn.M
 @torch.no_grad()
 def _predict(codec: Codec, picture: Picture, level: int) -> None:
     """Run the prior on a picture, padded as an encoder pads it."""
-    x, at = torch.from_numpy(to_unit(picture.samples))[None], torch.tensor([level])
-    height, width = x.shape[2:]
-    y = codec.g_a(F.pad(x, (0, padded(width) - width, 0, padded(height) - height), mode="replicate"), at)
+    height, width = picture.samples.shape[:2]
+    whole = padded_to(torch.from_numpy(picture.samples), padded(height), padded(width)).numpy()
+    at = torch.tensor([level])
+    y = codec.g_a(torch.from_numpy(to_unit(whole))[None], at)
     codec.predict(y, codec.h_s(round_half_up(codec.h_a(y)).clamp(-Z_LIMIT, Z_LIMIT), at))
 
 
