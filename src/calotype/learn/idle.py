@@ -83,10 +83,9 @@ def _kept_units(codec: Codec, looks: Iterable[tuple[Picture, int]]) -> dict[nn.M
 @torch.no_grad()
 def _predict(codec: Codec, picture: Picture, level: int) -> None:
     """Run the prior on a picture, padded as an encoder pads it."""
-    height, width = picture.samples.shape[:2]
-    whole = padded_to(torch.from_numpy(picture.samples), padded(height), padded(width)).numpy()
-    at = torch.tensor([level])
-    y = codec.g_a(torch.from_numpy(to_unit(whole))[None], at)
+    x, at = torch.from_numpy(to_unit(picture.samples)).permute(1, 2, 0), torch.tensor([level])
+    height, width = x.shape[:2]
+    y = codec.g_a(padded_to(x, padded(height), padded(width)).permute(2, 0, 1)[None], at)
     codec.predict(y, codec.h_s(round_half_up(codec.h_a(y)).clamp(-Z_LIMIT, Z_LIMIT), at))
 
 
