@@ -25,6 +25,7 @@ from calotype.learn.prior import RateAware
 from calotype.learn.restore import codec_of
 from calotype.learn.start import start_as_transform
 from calotype.learn.train import Objective
+from calotype.learn.transforms import Detail
 from calotype.pixels import Picture
 from calotype.prior import choose, words_of
 from calotype.quantise import BITS_PER_SQUARED_STEP, rate_aware, round_to_nearest
@@ -51,6 +52,8 @@ def codec(crops: Crops) -> Codec:
         torch.nn.init.normal_(p, std=0.5)
     for layer in (codec.g_a.shortcut, codec.g_s.shortcut):
         torch.nn.init.normal_(layer.weight, std=0.01)
+    assert codec.g_s.detail is not None
+    torch.nn.init.normal_(codec.g_s.detail.out.weight)
     return codec.eval()
 
 
@@ -187,7 +190,27 @@ def _no_crops() -> torch.Tensor:
     pytest.fail("crops are only for new channels of y")
 
 
-@pytest.mark.parametrize("has", [{}, {"y_channels": 16}, {"context_steps": 2}])
+@torch.no_grad()
+def test_details_begin_as_nothing() -> None:
+    bare, level = Codec(replace(SMALL, detail=0)).eval(), torch.tensor([60])
+    detailed = Codec(SMALL).eval()
+    detailed.load_state_dict(grown(bare.state_dict(), SMALL, _no_crops))
+    y = torch.randn(1, SMALL.y_channels, 4, 6)
+    assert torch.equal(detailed.g_s(y, level), bare.g_s(y, level))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("channels", [1, 3, 7])
+def test_details_find_nothing_at_the_edges_of_a_plain_picture(channels: int) -> None:
+    torch.manual_seed(0)
+    net = Detail(replace(SMALL, channels=channels))
+    torch.nn.init.normal_(net.out.weight)
+    plain = torch.rand(2, channels, 1, 1).expand(2, channels, 9, 8)
+    shown = net(plain, torch.tensor([0, 255]))
+    torch.testing.assert_close(shown, shown[:, :, 4:5, 4:5].expand_as(shown))
+
+
+@pytest.mark.parametrize("has", [{}, {"y_channels": 16}, {"context_steps": 2}, {"detail": 0}])
 def test_weights_tell_what_they_were_trained_in(has: dict[str, int]) -> None:
     arch = replace(SMALL, **has)
     assert origin(Codec(arch).state_dict(), SMALL) == arch
@@ -203,6 +226,7 @@ def test_weights_tell_what_they_were_trained_in(has: dict[str, int]) -> None:
         (lambda weights: weights.update({"g_a.down.bias": torch.ones(30)}), "30 y_channels"),
         (lambda weights: weights.update({"g_a.stem.bias": torch.ones(8)}), r"g_a.stem.bias is \(8,\).* \(32,\)"),
         (lambda weights: weights.update(Codec(replace(SMALL, y_channels=48)).state_dict()), "48 y_channels.* not 32"),
+        (lambda weights: weights.update(Codec(replace(SMALL, detail=8)).state_dict()), "detail 8.* not with 16"),
     ],
 )
 def test_weights_that_fit_no_codec_say_so(change: Callable[[dict[object, torch.Tensor]], object], said: str) -> None:

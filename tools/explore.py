@@ -39,6 +39,7 @@ ARCHITECTURES = {
     "transforms 160 wide": {"width": 160},
     "two blocks a side": {"blocks": 2},
     "six blocks a side": {"blocks": 6},
+    "no layers at full size": {"detail": 0},
     "y of 320 channels": {"y_channels": 320},
     "z of 48 channels": {"z_channels": 48},
     "3 knots of the gains": {"knots": 3},

@@ -23,7 +23,7 @@ from calotype.work import Budget, Shape, check_work
 EXACT_LIMIT = 2.0**24
 OPSET = 17
 EXACT_OPERATORS = {"Conv", "Mul", "Add", "Floor", "Clip", "Concat", "Cast", "DepthToSpace", "SpaceToDepth"}
-FLOAT_OPERATORS = EXACT_OPERATORS | {"Sigmoid", "Gather", "Sign", "Abs", "Log", "Exp", "Reshape"}
+FLOAT_OPERATORS = EXACT_OPERATORS | {"Sigmoid", "Gather", "Sign", "Abs", "Log", "Exp", "Reshape", "Pad"}
 SMALL_OPERATORS = FLOAT_OPERATORS | {"Gemm", "Relu", "MaxPool", "ConvTranspose"}
 """Of models of small images."""
 MAX_NODES = 2000

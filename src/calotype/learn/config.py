@@ -13,6 +13,8 @@ from calotype.manifest import HALO_PX, LIMITS
 
 MSE, VISUAL = OBJECTIVES = "mse", "visual"
 RECIPES = Path(__file__).parent / "recipes"
+MOST_DETAIL = 32
+"""As wide as readers let a tensor of full size be (SPEC.md, section 5.2)."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Architecture:
         width: Width of analysis and synthesis, at 1/8.
         blocks: Blocks in each of analysis and synthesis, at most 8: each sees 8 pixels further around, and large
             pictures are coded in pieces with `HALO_PX` around them.
+        detail: Width of the last layers of the synthesis, at full size; 0 for none.
         prior_width: Width of the dyadic prior, at 1/16 and lower.
         context_steps: Steps in which y is coded, each seeing what the earlier ones coded: 2 or 4.
         context_blocks: Blocks of each step but the first, which has one.
@@ -39,6 +42,7 @@ class Architecture:
     z_channels: int = 96
     width: int = 128
     blocks: int = 4
+    detail: int = 16
     prior_width: int = 192
     context_steps: int = 4
     context_blocks: int = 2
@@ -101,7 +105,7 @@ class Config:
     card: dict[str, Any] = field(default_factory=lambda: {"name": "mine", "version": "1", "status": "preview"})
 
 
-_MAY_BE_ZERO = {"minutes", "seed", "warmup", "dyadic_from", "fine_level"}
+_MAY_BE_ZERO = {"detail", "minutes", "seed", "warmup", "dyadic_from", "fine_level"}
 _SMALLEST = 1e-9
 _LIMITS: dict[str, tuple[float, float]] = {
     **{
@@ -110,6 +114,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     },
     **{name: (1, LIMITS[name]) for name in ("channels", "y_channels", "z_channels")},
     "prior_width": (1, LIMITS["prior_channels"]),
+    "detail": (0, MOST_DETAIL),
     "blocks": (1, HALO_PX // 8),
     "ema": (0, 1),
     "seed": (0, 2**32 - 1),

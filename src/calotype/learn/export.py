@@ -23,12 +23,14 @@ from calotype.codec import DEFAULT_EFFORT
 from calotype.encoder import PictureCoder
 from calotype.learn import prior
 from calotype.learn.calibrate import count_symbols, fit, quiet, to_frequencies
-from calotype.learn.config import VISUAL, Architecture, Config, Recipe
+from calotype.learn.config import VISUAL, Config, Recipe
 from calotype.learn.dyadic import STREAM_BITS
 from calotype.learn.graph import Graph, numpy_of
+from calotype.learn.grow import origin
 from calotype.learn.idle import without_idle_units
 from calotype.learn.model import Codec
 from calotype.learn.prior import HyperSynthesis, StepPrior
+from calotype.learn.restore import architecture_of
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
 from calotype.pixels import EXACT_DB, Picture
 from calotype.proof import Layer, prove
@@ -104,11 +106,15 @@ def synthesis_graph(net: Synthesis, channels: int) -> bytes:
     x = g.in_blocks(g.shuffle(g.linear(y, net.up), 2), net.feature_gain.knots.shape[1])
     x = _features(g, x, net, level)
     x = g.op("Add", g.shuffle(g.linear(x, net.head), 8), g.shuffle(g.linear(y, net.shortcut), 16))
+    x = x if net.detail is None else g.detail(x, net.detail, level)
     return g.serialise((g.rename(x, "x"), [1, channels, "h16", "w16"]))
 
 
 def reach_px(net: Synthesis) -> int:
-    """How far around a pixel g_s looks: 8 pixels for each block, in whole elements of y."""
+    """How far around a pixel g_s looks: 8 pixels for each block, in whole elements of y.
+
+    `Detail` looks two pixels further; in `photo`, what those lack of yet another 16 is a twentieth of a level at most.
+    """
     return padded(8 * len(net.blocks), 16)
 
 
@@ -289,7 +295,7 @@ def add_visual_head(
         out: The bundle to write; it may be the base's own path.
         validation: Pictures that were not trained on, for the card's curve.
     """
-    codec = Codec(Architecture(**base.manifest.card["architecture"]))
+    codec = Codec(origin(weights, architecture_of(base)))
     codec.load_state_dict(weights)
     codec.eval()
     channels = codec.arch.channels

@@ -24,7 +24,14 @@ SCALES = BASE, SMALL = "base", "small"
 SIZES = {
     BASE: Architecture(),
     SMALL: Architecture(
-        y_channels=384, z_channels=48, width=96, blocks=3, prior_width=96, context_steps=2, context_blocks=1
+        y_channels=384,
+        z_channels=48,
+        width=96,
+        blocks=3,
+        detail=0,
+        prior_width=96,
+        context_steps=2,
+        context_blocks=1,
     ),
 }
 GREY_CHANNELS = 192

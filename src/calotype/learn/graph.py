@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from calotype.learn.dyadic import ACTIVATION_BITS, ACTIVATION_LIMIT, STREAM_BITS, STREAM_LIMIT, DyadicBlock, DyadicConv
-from calotype.learn.transforms import BLOCK_SCALES, PLAIN, Block, LevelVector, Linear1x1
+from calotype.learn.transforms import BLOCK_SCALES, MARGIN_PX, PLAIN, Block, Detail, LevelVector, Linear1x1
 from calotype.proof import OPSET
 
 IR_VERSION = 8
@@ -119,6 +119,19 @@ class Graph:
         """
         ones, zeros = np.ones((channels, 1, 1, 1), np.float32), np.zeros(channels, np.float32)
         return self.op("Conv", x, self.constant(ones), self.constant(zeros), group=channels)
+
+    def detail(self, x: str, net: Detail, level: str) -> str:
+        """The last layers of a synthesis, at full size."""
+
+        def convolved(x: str, layer: nn.Conv2d) -> str:
+            assert layer.bias is not None
+            name, weight, bias = self._layers[id(layer)], numpy_of(layer.weight), numpy_of(layer.bias)
+            return self.conv(x, name, weight, bias, group=layer.groups)
+
+        pads = self.constant(np.array([0, 0, MARGIN_PX, MARGIN_PX] * 2, np.int64))
+        around = self.op("Pad", self.op("Mul", x, self.gain(net.scale_in, level)), pads, mode="edge")
+        found = convolved(convolved(self.clip(convolved(around, net.differences), -1, 1), net.around), net.out)
+        return self.op("Add", x, self.op("Mul", found, self.gain(net.scale_out, level)))
 
     def gain(self, log_gain: LevelVector, level: str) -> str:
         """The exponential of a level's vector, (1, n, 1, 1)."""

@@ -41,6 +41,10 @@ def with_one_channel(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for name in (f"g_s.{layer}.{kind}" for layer in ("head", "shortcut") for kind in ("weight", "bias")):
         w = weights[name]
         folded[name] = w.reshape(3, -1, *w.shape[1:]).mean(0)
+    if "g_s.detail.out.bias" in weights:
+        folded["g_s.detail.differences.weight"] = weights["g_s.detail.differences.weight"].sum(1, keepdim=True)
+        for name in (f"g_s.detail.out.{kind}" for kind in ("weight", "bias")):
+            folded[name] = weights[name].mean(0, keepdim=True)
     return folded
 
 
@@ -54,11 +58,14 @@ def origin(weights: dict[str, Tensor], arch: Architecture) -> Architecture:
     y_channels = weights.get("g_a.down.bias", torch.empty(0)).numel()
     if steps not in (2, 4) or not y_channels or y_channels % 4:
         raise InputError(f"these are no weights of a codec: {steps} context_steps and {y_channels} y_channels")
-    trained = replace(arch, y_channels=y_channels, context_steps=steps)
+    detail = weights.get("g_s.detail.out.weight", torch.empty(0, 0)).shape[1]
+    trained = replace(arch, y_channels=y_channels, context_steps=steps, detail=detail)
     for name in ("y_channels", "context_steps"):
         has, wanted = getattr(trained, name), getattr(arch, name)
         if has > wanted:
             raise InputError(f"the weights are of {has} {name}; give a recipe of as many or more, not {wanted}")
+    if detail not in (0, arch.detail):
+        raise InputError(f"the weights are of detail {detail}; give a recipe with it, not with {arch.detail}")
     with torch.device("meta"):
         needed = Codec(trained).state_dict()
     for name in sorted({*weights, *needed}, key=str):
@@ -69,7 +76,7 @@ def origin(weights: dict[str, Tensor], arch: Architecture) -> Architecture:
 
 
 def grown(weights: dict[str, Tensor], arch: Architecture, crops: Callable[[], Tensor]) -> dict[str, Tensor]:
-    """Weights for an architecture that has more channels of y, or more steps of the prior, than they were trained with.
+    """Weights for an architecture with more channels of y, more steps of the prior or details than they have.
 
     Args:
         weights: Those of a trained codec.
@@ -85,6 +92,8 @@ def grown(weights: dict[str, Tensor], arch: Architecture, crops: Callable[[], Te
         trained = _with_channels(trained, arch.y_channels, crops())
     if trained.arch.context_steps != arch.context_steps:
         trained = _with_four_steps(trained)
+    if trained.arch.detail != arch.detail:
+        trained = _with_detail(trained, arch.detail)
     return trained.state_dict()
 
 
@@ -127,6 +136,13 @@ def _with_four_steps(trained: Codec) -> Codec:
             target.copy_(source[origin])
         elif inner.startswith(("known.", *(f"blocks.{i}.{last}." for i in range(1, 9) for last in "ce"))):
             target.zero_()  # a block that adds nothing
+    return codec
+
+
+def _with_detail(trained: Codec, detail: int) -> Codec:
+    """Last layers at full size, which add nothing yet."""
+    codec = Codec(replace(trained.arch, detail=detail))
+    codec.load_state_dict(trained.state_dict(), strict=False)
     return codec
 
 

@@ -36,7 +36,7 @@ def codec_of(bundle: Bundle) -> Codec:
         InvalidModel: If the bundle lacks the analysis, or was not written by `calotype.learn.export`.
     """
     try:
-        codec = Codec(Architecture(**bundle.manifest.card["architecture"]))
+        codec = Codec(architecture_of(bundle))
         for graph, net in _networks(codec, bundle).items():
             _restore(net, constants_of(bundle.members[graph]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -46,6 +46,11 @@ def codec_of(bundle: Bundle) -> Codec:
         ) from error
     _restore_levels(codec, bundle)
     return codec.eval()
+
+
+def architecture_of(bundle: Bundle) -> Architecture:
+    """What a bundle's card says; those of before there were details do not speak of them."""
+    return Architecture(**{"detail": 0, **bundle.manifest.card["architecture"]})
 
 
 def _networks(codec: Codec, bundle: Bundle) -> dict[str, nn.Module]:

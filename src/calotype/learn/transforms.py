@@ -1,9 +1,12 @@
 """The float networks: analysis g_a, synthesis g_s and hyper-analysis h_a.
 
-All work happens at 1/8 of the picture's size and lower, which is what makes a learned codec fast on a CPU.
+Almost all work happens at 1/8 of the picture's size and lower, which is what makes a learned codec fast on a CPU.
 """
 
 from __future__ import annotations
+
+import math
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +17,11 @@ from calotype.learn.products import fast_type, linear
 from calotype.manifest import LEVELS
 
 PLAIN = (1.0, 1.0)
+DIRECTIONS = (0, 1), (1, 0), (1, 1), (1, -1)
+MARGIN_PX = 2
+"""How far around a pixel `Detail` looks."""
+LARGE = 12 / 255, 3 / 255
+"""From which difference on `Detail` begins to see an edge, at the lowest and the highest level."""
 BLOCK_SCALES = {"a": (4.0, 4.0), "b": (0.25, 1.0), "c": PLAIN, "d": (4.0, 4.0), "e": (0.25, 1.0)}
 """What weight and bias of a block's layers are taken times: x sigmoid(4x) is u sigmoid(u) / 4 with u = 4x."""
 
@@ -139,8 +147,43 @@ class Analysis(nn.Module):
         return y * self.gain(level).exp()
 
 
+class Detail(nn.Module):
+    """The last layers, at full size: differences between neighbours, limited, and what follows from those around.
+
+    Small differences are noise and large ones edges, which blocks at 1/8 cannot tell apart pixel by pixel. Video codecs
+    filter so after their synthesis (CDEF: Midtskogen and Valin 2018). What is small depends on the level.
+    """
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        c, n = arch.channels, arch.detail
+        self.differences = nn.Conv2d(c, n, 3)
+        self.around = nn.Conv2d(n, n, 3, groups=n)
+        self.out = nn.Conv2d(n, c, 1)
+        log_large = torch.linspace(math.log(LARGE[0]), math.log(LARGE[1]), arch.knots)[:, None]
+        self.scale_in = LevelVector(arch.knots, 1, -log_large)
+        self.scale_out = LevelVector(arch.knots, 1, log_large)
+        self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Differences of each channel in four directions, and nothing made of them."""
+        for p in (self.differences.bias, self.out.weight, self.out.bias):
+            assert p is not None
+            p.zero_()
+        weight = self.differences.weight.mul_(0.05)
+        for unit, (channel, (down, right)) in zip(weight, product(range(weight.shape[1]), DIRECTIONS), strict=False):
+            unit[channel, 1, 1] -= 1
+            unit[channel, 1 + down, 1 + right] += 1
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        around = F.pad(x * self.scale_in(level).exp(), (MARGIN_PX,) * 4, mode="replicate")
+        found = self.out(self.around(F.hardtanh(self.differences(around))))
+        return x + found * self.scale_out(level).exp()
+
+
 class Synthesis(nn.Module):
-    """g_s: y_hat (b, m, h/16, w/16) and level -> picture (b, c, h, w); with a shortcut as g_a has."""
+    """g_s: y_hat (b, m, h/16, w/16) and level -> picture (b, c, h, w); with a shortcut as g_a has, and details."""
 
     def __init__(self, arch: Architecture, log_gain: Tensor) -> None:
         super().__init__()
@@ -150,6 +193,7 @@ class Synthesis(nn.Module):
         self.feature_gain = LevelVector(arch.knots, arch.width)
         self.head = Linear1x1(arch.width, 64 * arch.channels)
         self.shortcut = Linear1x1(arch.y_channels, 256 * arch.channels, gain=0)
+        self.detail = Detail(arch) if arch.detail else None
 
     def forward(self, y_hat: Tensor, level: Tensor) -> Tensor:
         y_hat = y_hat * self.gain(level).exp()
@@ -159,7 +203,8 @@ class Synthesis(nn.Module):
             if i == half:
                 x = x * self.feature_gain(level).exp()
             x = block(x)
-        return to_pixels(self.head(x), 8) + to_pixels(self.shortcut(y_hat), 16)
+        x = to_pixels(self.head(x), 8) + to_pixels(self.shortcut(y_hat), 16)
+        return x if self.detail is None else self.detail(x, level)
 
 
 class HyperAnalysis(nn.Module):
