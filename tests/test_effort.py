@@ -33,7 +33,7 @@ LEVEL = 100
 
 @pytest.fixture(scope="module")
 def codec(crops: Crops) -> Codec:
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     codec = Codec(SMALL)
     start_as_transform(codec, crops.batch(0)[0])
     with torch.no_grad():

@@ -58,7 +58,7 @@ def origin(weights: dict[str, Tensor], arch: Architecture) -> Architecture:
     y_channels = weights.get("g_a.down.bias", torch.empty(0)).numel()
     if steps not in (2, 4) or not y_channels or y_channels % 4:
         raise InputError(f"these are no weights of a codec: {steps} context_steps and {y_channels} y_channels")
-    detail = weights.get("g_s.detail.out.weight", torch.empty(0, 0)).shape[1]
+    detail = weights.get("g_s.detail.differences.bias", torch.empty(0)).numel()
     trained = replace(arch, y_channels=y_channels, context_steps=steps, detail=detail)
     for name in ("y_channels", "context_steps"):
         has, wanted = getattr(trained, name), getattr(arch, name)
