@@ -14,7 +14,7 @@ from calotype.coding import Table, Tables
 from calotype.errors import InputError
 from calotype.learn import idle, muon
 from calotype.learn.calibrate import fit, quiet
-from calotype.learn.config import Architecture
+from calotype.learn.config import MOST_DETAIL, Architecture
 from calotype.learn.data import Crops, padded_to
 from calotype.learn.dyadic import DyadicBlock, DyadicConv, activation, stream
 from calotype.learn.export import family, frequencies, members
@@ -28,6 +28,7 @@ from calotype.learn.train import Objective
 from calotype.learn.transforms import Detail
 from calotype.pixels import Picture
 from calotype.prior import choose, words_of
+from calotype.proof import vet
 from calotype.quantise import BITS_PER_SQUARED_STEP, rate_aware, round_to_nearest
 from calotype.runtime import Runtime
 from calotype.steps import channels_by_place, coded_of, parts_of, step_of
@@ -197,6 +198,12 @@ def test_details_begin_as_nothing() -> None:
     detailed.load_state_dict(grown(bare.state_dict(), SMALL, _no_crops))
     y = torch.randn(1, SMALL.y_channels, 4, 6)
     assert torch.equal(detailed.g_s(y, level), bare.g_s(y, level))
+
+
+def test_readers_take_the_widest_details(tmp_path: Path) -> None:
+    codec = Codec(replace(SMALL, detail=MOST_DETAIL)).eval()
+    bundle.write(tmp_path / "x.calomodel", members(codec, CARD, family())[0])
+    vet(bundle.read(tmp_path / "x.calomodel"))
 
 
 @torch.no_grad()
