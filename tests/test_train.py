@@ -91,6 +91,19 @@ def test_what_is_no_picture_is_skipped_and_named(tmp_path: Path, photo: Image.Im
         Pictures(find_pictures([tmp_path]), 1000)
 
 
+def test_grain_is_added_to_some_of_the_crops(folder: Path) -> None:
+    pictures = Pictures(find_pictures([folder]), 64)
+    plain, some, every = (Crops(pictures, None, replace(RECIPE, batch=16, grain=share)) for share in (0.0, 0.5, 1.0))
+    noise = 255 * (every.batch(0)[0] - plain.batch(0)[0])
+    assert 0.3 < float(noise.std((1, 2, 3)).min()) < float(noise.std((1, 2, 3)).max()) < 4
+    assert float(noise.mean((1, 2, 3)).abs().max()) < 0.3
+    assert float(every.batch(0)[0].abs().max()) <= 0.5
+    changed = [(some.batch(i)[0] != plain.batch(i)[0]).flatten(1).any(1) for i in range(4)]
+    assert 16 < int(torch.cat(changed).sum()) < 48
+    again = Crops(pictures, None, replace(RECIPE, batch=16, grain=0.5))
+    assert torch.equal(again.batch(3)[0], some.batch(3)[0])
+
+
 STREAMED = """
 import sys, torch
 from calotype.learn.config import Recipe

@@ -15,10 +15,15 @@ from calotype.bundle import Bundle, ModelFile
 from calotype.errors import InvalidModel
 from calotype.postfilter import GRAPH, GRAPH_FILE, RADIUS_PX, Weights, kernel_of, packaged
 from calotype.steps import Part, Places, parts_of
-from calotype.threads import cores
+from calotype.threads import share
 from calotype.tiling import Box
 
 Floats = NDArray[np.float32]
+
+WAIT_US = "50"
+"""How long a thread of a network looks for more work before it sleeps: waking it for each layer takes longer."""
+WAITS_SINCE = 1, 26
+"""The version of onnxruntime that can be told so; threads of older ones would hold up other networks for too long."""
 
 
 class Networks:
@@ -26,14 +31,14 @@ class Networks:
 
     Args:
         file: The model.
-        threads: Threads of one network; None for as many as there are cores.
+        threads: Threads of one network; None for as many as there are cores, or a task's share of them.
         optimise: Whether onnxruntime may rewrite the graphs. What dyadic graphs compute does not depend on it.
     """
 
     def __init__(self, file: ModelFile, threads: int | None = None, *, optimise: bool = True) -> None:
         self.file = file
         self._threads, self._optimise = threads, optimise
-        self._sessions: dict[str, Any] = {}
+        self._sessions: dict[tuple[str, int], Any] = {}
         self._lock = threading.Lock()
         _alive.add(self)
 
@@ -43,22 +48,22 @@ class Networks:
         self._sessions, self._lock = {}, threading.Lock()
 
     def _session(self, graph: str) -> Any:
+        threads = self._threads or share()
         with self._lock:
-            if graph not in self._sessions:
+            if (graph, threads) not in self._sessions:
                 import onnxruntime as ort
 
                 options = ort.SessionOptions()
-                options.intra_op_num_threads = self._threads or cores()
-                # Each network has its own threads; those that wait by spinning would hold up the next network's.
-                options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+                options.intra_op_num_threads = threads
                 options.log_severity_level = 3
+                _wait_briefly(ort, options)
                 _share_memory(ort, options)
                 if not self._optimise:
                     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-                self._sessions[graph] = ort.InferenceSession(
+                self._sessions[graph, threads] = ort.InferenceSession(
                     self._source(graph), options, providers=["CPUExecutionProvider"]
                 )
-            return self._sessions[graph]
+            return self._sessions[graph, threads]
 
     def _source(self, graph: str) -> bytes:
         if graph not in self.file.members:
@@ -77,6 +82,14 @@ class Networks:
             raise
         except Exception as error:  # onnxruntime has a class for each status
             raise InvalidModel(f"{self.file.path}: {graph} does not run: {error}") from error
+
+
+def _wait_briefly(ort: Any, options: Any) -> None:
+    """Each network has its own threads; those that wait for long would hold up the next network's."""
+    able = tuple(map(int, ort.__version__.split(".")[:2])) >= WAITS_SINCE
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(able)))
+    if able:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", WAIT_US)
 
 
 _sharing: set[int] = set()
@@ -98,7 +111,7 @@ def _share_memory(ort: Any, options: Any) -> None:
 
 
 _alive: WeakSet[Networks] = WeakSet()
-_abandoned: list[dict[str, Any]] = []
+_abandoned: list[dict[tuple[str, int], Any]] = []
 
 
 def _after_fork() -> None:

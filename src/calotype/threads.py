@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 MOST_TASKS = 4
-"""So many tasks at a time, for each may hold some 100 MB; networks use the other cores by themselves."""
+"""So many tasks at a time, for each may hold some 100 MB; their networks share the other cores."""
 
 _most: int | None = None
+_task = threading.local()
 
 
 def limit(most: int) -> None:
-    """Let this process work on so many threads at most; for worker processes, which share the cores among them.
-
-    Networks that have run before keep theirs.
-    """
+    """Let this process work on so many threads at most; for worker processes, which share the cores among them."""
     global _most
     _most = most
 
@@ -28,6 +27,20 @@ def cores() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
     return count if _most is None else min(count, _most)
+
+
+def share() -> int:
+    """The cores for one network that runs now: all of them, or what falls to the task that runs it."""
+    return getattr(_task, "share", cores())
+
+
+def _begin(share: int) -> None:
+    _task.share = share
+
+
+def workers(count: int) -> ThreadPoolExecutor:
+    """So many threads, among which the cores are shared."""
+    return ThreadPoolExecutor(count, initializer=_begin, initargs=(max(1, share() // count),))
 
 
 class _Here(Executor):
@@ -45,8 +58,8 @@ class _Here(Executor):
 @contextmanager
 def pool(tasks: int) -> Generator[Executor]:
     """Threads for so many tasks, which end with the block; what has not begun by then is dropped."""
-    threads = min(tasks, cores(), MOST_TASKS)
-    executor = ThreadPoolExecutor(threads) if threads > 1 else _Here()
+    threads = min(tasks, share(), MOST_TASKS)
+    executor = workers(threads) if threads > 1 else _Here()
     try:
         yield executor
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -13,6 +12,7 @@ import typer
 from calotype.cli.console import complain, is_watched, say, shown, stderr, watched
 from calotype.cli.files import Job, Plan
 from calotype.errors import OptionError
+from calotype.threads import workers
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _outcomes(jobs: list[Job], work: Work, threads: int) -> Iterator[tuple[Job, 
     if threads == 1:
         yield from zip(jobs, map(attempt, jobs, rivals), strict=True)
         return
-    pool = ThreadPoolExecutor(threads)
+    pool = workers(threads)
     try:
         yield from zip(jobs, pool.map(attempt, jobs, rivals), strict=True)
     finally:

@@ -70,6 +70,7 @@ class Recipe:
         ema: Decay of the moving average of the weights that is exported.
         dyadic_from: Step from which the prior's weights are rounded.
         fine_level: From this level on, crops come from the lossless pictures half the time.
+        grain: Share of the crops that get grain, as film and sensors have it and compressed pictures do not.
         seed: Seed of weights, crops and noise.
         objective: What error is weighed against the rate: `mse`, or `visual`, a mixture that says how a picture looks;
             it trains analysis and synthesis alone, as a second head of the model that the run starts from.
@@ -88,6 +89,7 @@ class Recipe:
     ema: float = 0.999
     dyadic_from: int = 0
     fine_level: int = 144
+    grain: float = 0.0
     seed: int = 1
     objective: str = MSE
 
@@ -105,7 +107,7 @@ class Config:
     card: dict[str, Any] = field(default_factory=lambda: {"name": "mine", "version": "1", "status": "preview"})
 
 
-_MAY_BE_ZERO = {"detail", "minutes", "seed", "warmup", "dyadic_from", "fine_level"}
+_MAY_BE_ZERO = {"detail", "minutes", "seed", "warmup", "dyadic_from", "fine_level", "grain"}
 _SMALLEST = 1e-9
 _LIMITS: dict[str, tuple[float, float]] = {
     **{
@@ -117,6 +119,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "detail": (0, MOST_DETAIL),
     "blocks": (1, HALO_PX // 8),
     "ema": (0, 1),
+    "grain": (0, 1),
     "seed": (0, 2**32 - 1),
 }
 _RULES = plan.Rules(

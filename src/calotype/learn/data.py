@@ -34,6 +34,8 @@ MOST_DRAWS = 200
 RECOLOURED = 0.5
 """Share of the crops whose channels get a random order where a head `visual` is trained: else it runs away on colours
 that pictures seldom have (docs/training.md)."""
+GRAIN_STEPS = 0.5, 3.5
+"""Range of the standard deviation of grain, in steps of samples of 8 bits."""
 NONE_DECODES = f"none of {MOST_DRAWS} pictures drawn to learn from could be decoded: they are damaged, or gone by now"
 
 
@@ -185,6 +187,18 @@ class Pictures(Sequence[Tensor]):
         return islice((picture for picture in drawn if picture is not None), count)
 
 
+def with_grain(part: Tensor, peak: int, random: np.random.Generator) -> Tensor:
+    """Samples (h, w, c) with noise as film and sensors make it: much of it grey, half of the time blurred over 2x2."""
+    height, width, channels = part.shape
+    grey = random.standard_normal((height, width, 1), np.float32)
+    grain = 0.8 * grey + 0.6 * random.standard_normal((height, width, channels), np.float32)
+    if random.random() < 0.5:
+        grain = (grain + np.roll(grain, 1, 0)) / 2**0.5
+        grain = (grain + np.roll(grain, 1, 1)) / 2**0.5
+    noise = torch.from_numpy(grain * (random.uniform(*GRAIN_STEPS) * peak / 255)).to(part.device)
+    return (part.float() + noise).round().clamp(0, peak).to(part.dtype)
+
+
 def _leave_interrupts(_: int) -> None:
     """Ctrl-C reaches workers, too, but it is the trainer that saves and ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -205,7 +219,7 @@ class Crops(Dataset[tuple[Tensor, int, Tensor]]):
     def __init__(self, pictures: Pictures, fine: Pictures | None, recipe: Recipe) -> None:
         self.pools = [pictures, fine]
         self.shares = [None if pool is None else pool.area_px / pool.area_px.sum() for pool in self.pools]
-        self.recipe = recipe
+        self.recipe, self.peak = recipe, pictures.form.peak
         self.salt = 0
         if not self.all_held:
             for pool in filter(None, self.pools):
@@ -237,6 +251,8 @@ class Crops(Dataset[tuple[Tensor, int, Tensor]]):
         size = self.recipe.crop_px
         top, left = (int(random.integers(0, max(0, side - size) + 1)) for side in picture.shape[:2])
         part = picture[top : top + size, left : left + size].flip([axis for axis in (0, 1) if random.random() < 0.5])
+        if self.recipe.grain and random.random() < self.recipe.grain:
+            part = with_grain(part, self.peak, random)
         recoloured = self.recipe.objective == VISUAL and random.random() < RECOLOURED
         return part[:, :, random.permutation(part.shape[2]).tolist()] if recoloured else part
 
@@ -269,7 +285,7 @@ class Crops(Dataset[tuple[Tensor, int, Tensor]]):
         assert pictures is not None
         try:
             for crops, level, sizes_px in loader:
-                x = crops.to(pictures.device).permute(0, 3, 1, 2).contiguous().float() / pictures.form.peak - 0.5
+                x = crops.to(pictures.device).permute(0, 3, 1, 2).contiguous().float() / self.peak - 0.5
                 padded = bool((sizes_px < self.recipe.crop_px).any())
                 yield x, level.to(pictures.device), sizes_px.to(pictures.device) if padded else None
         except InputError as error:  # a worker's says where it was raised, too

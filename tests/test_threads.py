@@ -1,0 +1,48 @@
+"""How tasks that run side by side share the cores."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from calotype import library, threads
+from calotype.runtime import Runtime
+
+
+def _shares(tasks: int) -> set[int]:
+    def share(_: int) -> int:
+        time.sleep(0.01)
+        return threads.share()
+
+    with threads.pool(tasks) as executor:
+        return set(executor.map(share, range(tasks)))
+
+
+@pytest.mark.parametrize(
+    ("cores", "tasks", "share"), [(2, 1, 2), (2, 2, 1), (2, 9, 1), (8, 2, 4), (8, 9, 2), (6, 9, 1), (1, 9, 1)]
+)
+def test_tasks_share_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int, tasks: int, share: int) -> None:
+    monkeypatch.setattr(threads, "cores", lambda: cores)
+    assert _shares(tasks) == {share}
+    assert threads.share() == cores
+
+
+def test_tasks_of_tasks_share_what_those_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "cores", lambda: 8)
+    with threads.pool(2) as executor:
+        assert executor.submit(_shares, 4).result() == {1}
+    with threads.workers(16) as executor:
+        assert executor.submit(_shares, 4).result() == {1}
+
+
+def test_a_task_runs_its_networks_on_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "cores", lambda: 4)
+    runtime = Runtime(library.find(None))
+    z = np.zeros((runtime.bundle.manifest.z_channels, 1, 1), np.int16)
+    alone = runtime.features(z, 100)
+    with threads.pool(2) as executor:
+        for features in executor.map(runtime.features, [z] * 2, [100] * 2):
+            np.testing.assert_array_equal(features, alone)
+    assert {threads for _, threads in runtime._sessions} == {4, 2}  # pyright: ignore[reportPrivateUsage]
