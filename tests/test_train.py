@@ -365,6 +365,8 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
 
 def test_shipped_recipes_can_be_read() -> None:
     assert config.read("photo").card["name"] == "photo"
+    whole = config.changed(config.read("photo").recipe, {"minutes": 3, "grain": 1}, "a file")
+    assert config.changed(whole, {"minutes": 2.5, "grain": 0.25}, "options").minutes == 2.5
     with pytest.raises(OptionError, match="photo"):
         config.read("no such recipe")
 

@@ -78,8 +78,13 @@ def changed(section: Section, values: Mapping[str, Any], source: str, rules: Rul
         wanted = _wanted(known[name], value, name, rules)
         if wanted is not None:
             raise OptionError(f"{source}: {name} is {value!r}, {wanted}")
-        settled[name] = tuple(value) if isinstance(known[name], tuple) else value
+        settled[name] = _settled(known[name], value)
     return replace(section, **settled)
+
+
+def _settled(known: Any, value: Any) -> Any:
+    """A value as the kind that stands there: JSON has lists for tuples, and may have whole numbers without a point."""
+    return type(known)(value) if isinstance(known, (tuple, float)) else value
 
 
 def _wanted(known: Any, value: Any, name: str, rules: Rules) -> str | None:
