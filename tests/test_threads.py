@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from calotype import library, threads
+from calotype import library, runtime, threads
 from calotype.runtime import Runtime
 
 
@@ -39,10 +40,25 @@ def test_tasks_of_tasks_share_what_those_have(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_task_runs_its_networks_on_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "cores", lambda: 4)
-    runtime = Runtime(library.find(None))
-    z = np.zeros((runtime.bundle.manifest.z_channels, 1, 1), np.int16)
-    alone = runtime.features(z, 100)
+    networks = Runtime(library.find(None))
+    z = np.zeros((networks.bundle.manifest.z_channels, 1, 1), np.int16)
+    alone = networks.features(z, 100)
     with threads.pool(2) as executor:
-        for features in executor.map(runtime.features, [z] * 2, [100] * 2):
+        for features in executor.map(networks.features, [z] * 2, [100] * 2):
             np.testing.assert_array_equal(features, alone)
-    assert {threads for _, threads in runtime._sessions} == {4, 2}  # pyright: ignore[reportPrivateUsage]
+    assert {threads for _, threads in networks._sessions} == {4, 2}  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("1.20.0", {"allow_spinning": "0"}),
+        ("1.26.0", {"allow_spinning": "1", "spin_duration_us": runtime.WAIT_US}),
+        ("2.0.1+cpu", {"allow_spinning": "1", "spin_duration_us": runtime.WAIT_US}),
+    ],
+)
+def test_threads_wait_briefly_where_they_can_be_told_so(version: str, said: dict[str, str]) -> None:
+    entries = dict[str, str]()
+    options = SimpleNamespace(add_session_config_entry=entries.__setitem__)
+    runtime._wait_briefly(SimpleNamespace(__version__=version), options)  # pyright: ignore[reportPrivateUsage]
+    assert entries == {f"session.intra_op.{name}": value for name, value in said.items()}
