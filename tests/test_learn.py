@@ -192,12 +192,15 @@ def _no_crops() -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_details_begin_as_nothing() -> None:
-    bare, level = Codec(replace(SMALL, detail=0)).eval(), torch.tensor([60])
+@pytest.mark.parametrize("detail", [0, 8])
+def test_new_details_begin_as_nothing(detail: int) -> None:
+    has, level = Codec(replace(SMALL, detail=detail)).eval(), torch.tensor([60])
+    if has.g_s.detail is not None:
+        torch.nn.init.normal_(has.g_s.detail.out.weight)
     detailed = Codec(SMALL).eval()
-    detailed.load_state_dict(grown(bare.state_dict(), SMALL, _no_crops))
+    detailed.load_state_dict(grown(has.state_dict(), SMALL, _no_crops))
     y = torch.randn(1, SMALL.y_channels, 4, 6)
-    assert torch.equal(detailed.g_s(y, level), bare.g_s(y, level))
+    torch.testing.assert_close(detailed.g_s(y, level), has.g_s(y, level))
 
 
 def test_readers_take_the_widest_details(tmp_path: Path) -> None:
@@ -217,7 +220,7 @@ def test_details_find_nothing_at_the_edges_of_a_plain_picture(channels: int) -> 
     torch.testing.assert_close(shown, shown[:, :, 4:5, 4:5].expand_as(shown))
 
 
-@pytest.mark.parametrize("has", [{}, {"y_channels": 16}, {"context_steps": 2}, {"detail": 0}])
+@pytest.mark.parametrize("has", [{}, {"y_channels": 16}, {"context_steps": 2}, {"detail": 0}, {"detail": 8}])
 def test_weights_tell_what_they_were_trained_in(has: dict[str, int]) -> None:
     arch = replace(SMALL, **has)
     assert origin(Codec(arch).state_dict(), SMALL) == arch
@@ -233,7 +236,7 @@ def test_weights_tell_what_they_were_trained_in(has: dict[str, int]) -> None:
         (lambda weights: weights.update({"g_a.down.bias": torch.ones(30)}), "30 y_channels"),
         (lambda weights: weights.update({"g_a.stem.bias": torch.ones(8)}), r"g_a.stem.bias is \(8,\).* \(32,\)"),
         (lambda weights: weights.update(Codec(replace(SMALL, y_channels=48)).state_dict()), "48 y_channels.* not 32"),
-        (lambda weights: weights.update(Codec(replace(SMALL, detail=8)).state_dict()), "detail 8.* not with 16"),
+        (lambda weights: weights.update(Codec(replace(SMALL, detail=30)).state_dict()), "30 detail.* not 24"),
     ],
 )
 def test_weights_that_fit_no_codec_say_so(change: Callable[[dict[object, torch.Tensor]], object], said: str) -> None:

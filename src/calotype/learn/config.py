@@ -42,7 +42,7 @@ class Architecture:
     z_channels: int = 96
     width: int = 128
     blocks: int = 4
-    detail: int = 16
+    detail: int = 24
     prior_width: int = 192
     context_steps: int = 4
     context_blocks: int = 2

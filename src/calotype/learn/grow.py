@@ -52,7 +52,7 @@ def origin(weights: dict[str, Tensor], arch: Architecture) -> Architecture:
     """The architecture that weights were trained in, if they can grow from there to `arch`.
 
     Raises:
-        InputError: If they are of another codec, or of one that has more channels of y or steps of the prior.
+        InputError: If they are of another codec, or of one that has more channels of y, steps of the prior or details.
     """
     steps = sum(name.endswith("head.bias") and name.startswith("steps.") for name in map(str, weights))
     y_channels = weights.get("g_a.down.bias", torch.empty(0)).numel()
@@ -60,12 +60,10 @@ def origin(weights: dict[str, Tensor], arch: Architecture) -> Architecture:
         raise InputError(f"these are no weights of a codec: {steps} context_steps and {y_channels} y_channels")
     detail = weights.get("g_s.detail.differences.bias", torch.empty(0)).numel()
     trained = replace(arch, y_channels=y_channels, context_steps=steps, detail=detail)
-    for name in ("y_channels", "context_steps"):
+    for name in ("y_channels", "context_steps", "detail"):
         has, wanted = getattr(trained, name), getattr(arch, name)
         if has > wanted:
             raise InputError(f"the weights are of {has} {name}; give a recipe of as many or more, not {wanted}")
-    if detail not in (0, arch.detail):
-        raise InputError(f"the weights are of detail {detail}; give a recipe with it, not with {arch.detail}")
     with torch.device("meta"):
         needed = Codec(trained).state_dict()
     for name in sorted({*weights, *needed}, key=str):
@@ -139,10 +137,16 @@ def _with_four_steps(trained: Codec) -> Codec:
     return codec
 
 
+@torch.no_grad()
 def _with_detail(trained: Codec, detail: int) -> Codec:
-    """Last layers at full size, which add nothing yet."""
+    """More units of the last layers at full size, which add nothing yet."""
     codec = Codec(replace(trained.arch, detail=detail))
-    codec.load_state_dict(trained.state_dict(), strict=False)
+    state = codec.state_dict()
+    for name, value in trained.state_dict().items():
+        target = state[name]
+        for axis, size in enumerate(value.shape):
+            target = target.narrow(axis, 0, size)
+        target.copy_(value)
     return codec
 
 

@@ -17,7 +17,7 @@ from calotype.learn.products import fast_type, linear
 from calotype.manifest import LEVELS
 
 PLAIN = (1.0, 1.0)
-DIRECTIONS = (0, 1), (1, 0), (1, 1), (1, -1)
+DIRECTIONS = (0, 1), (1, 0), (1, 1), (1, -1), (0, -1), (-1, 0), (-1, -1), (-1, 1)
 MARGIN_PX = 2
 """How far around a pixel `Detail` looks."""
 LARGE = 12 / 255, 3 / 255
@@ -167,12 +167,12 @@ class Detail(nn.Module):
 
     @torch.no_grad()
     def _start(self) -> None:
-        """Differences of each channel in four directions, and nothing made of them."""
+        """Differences of each channel to its neighbours, and nothing made of them."""
         for p in (self.differences.bias, self.out.weight, self.out.bias):
             assert p is not None
             p.zero_()
         weight = self.differences.weight.mul_(0.05)
-        for unit, (channel, (down, right)) in zip(weight, product(range(weight.shape[1]), DIRECTIONS), strict=False):
+        for unit, ((down, right), channel) in zip(weight, product(DIRECTIONS, range(weight.shape[1])), strict=False):
             unit[channel, 1, 1] -= 1
             unit[channel, 1 + down, 1 + right] += 1
 
