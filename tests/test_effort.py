@@ -4,6 +4,7 @@ import math
 import sys
 from copy import deepcopy
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +145,8 @@ def test_what_cannot_be_restored_says_so(model: Bundle, change: str) -> None:
 def test_more_effort_costs_less(crop: Image.Image, model: Bundle, mode: str) -> None:
     image = crop.convert(mode)
     costs = [_cost(image, _at(image, model, effort), model) for effort in (2, 3, 4, 5, 7)]
-    assert costs == sorted(costs, reverse=True)
+    for less, more in pairwise(costs):
+        assert more < 1.002 * less  # latents are chosen before their post-filter is fitted
     assert costs[1] < costs[0]
     assert costs[-1] < 0.99 * costs[0]
 

@@ -126,9 +126,9 @@ def test_a_visual_head_is_trained_on_other_colours_too() -> None:
     assert len(orders[VISUAL]) > 3
 
 
-@pytest.mark.parametrize("quality", [0, 4, 10])
+@pytest.mark.parametrize("quality", [0, 1, 2, 3, 4, 6, 7, 10, 14, 16, 19])
 def test_the_shipped_head_does_not_run_away_on_rare_colours(shared: Path, quality: int) -> None:
-    """Yellow shirts before black: the head of 0.6.0 missed a block of 16x16 by 63 to 120 in the mean."""
+    """Yellow shirts before black: the heads of 0.6.0 and 0.7.0 missed a block of 16x16 by up to 120 in the mean."""
     picture = Image.open(shared / "data/val/2190188.png").convert("RGB")
     shown = calotype.decode(calotype.encode(picture, quality=quality, head=VISUAL))
     missed = np.abs(np.asarray(shown, float) - np.asarray(picture, float)).mean(2)
