@@ -22,7 +22,7 @@ from calotype.header import unpack_header
 from calotype.learn.config import MSE, VISUAL, Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.export import add_visual_head, export
-from calotype.learn.fit import Watcher, fit, to_bundle
+from calotype.learn.fit import Watcher, fit, to_bundle, weights_from
 from calotype.learn.look import ms_ssim, ssimulacra2_error, visual_error
 from calotype.learn.split import Data
 from calotype.learn.train import Training
@@ -179,6 +179,13 @@ def test_an_analysis_may_not_be_what_decoding_needs(analysis: str, two_heads: Bu
     bundle.write(tmp_path / "odd.calomodel", {**two_heads.members, "manifest.json": json.dumps(card).encode()})
     with pytest.raises(InvalidModel):
         bundle.read(tmp_path / "odd.calomodel")
+
+
+def test_a_head_that_a_model_has_is_trained_on(base: Bundle, two_heads: Bundle) -> None:
+    first, visual = (weights_from(str(two_heads.path), SMALL, objective) for objective in (MSE, VISUAL))
+    assert {name.split(".")[0] for name in first if not first[name].equal(visual[name])} == {"g_a", "g_s"}
+    from_base = weights_from(str(base.path), SMALL, VISUAL)
+    assert all(from_base[name].equal(first[name]) for name in first)
 
 
 def test_a_head_has_the_sizes_of_its_model_and_stays_with_it(

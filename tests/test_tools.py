@@ -14,9 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from calotype import postfilter
+from calotype import library, postfilter
+from calotype.learn.checkpoint import load_weights
 from calotype.learn.config import Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
+from calotype.learn.restore import codec_of
 from calotype.learn.transforms import Block
 from calotype.learn.watch import Point
 from conftest import ROOT
@@ -157,3 +159,31 @@ def test_draws_of_the_prior_are_what_the_decoder_makes_of_them(tmp_path: Path) -
     with torch.no_grad():
         wanted = net.decoder(z)[:, 0].numpy() * 255
     assert np.abs(made[..., 0] - wanted).max() < 2
+
+
+def test_mix_makes_means_and_moves_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mix = runpy.run_path(str(TOOLS / "mix.py"))
+    start, *runs = ({"a": torch.tensor([v])} for v in (0.0, 2.0, 6.0))
+    assert mix["mean"](runs, start, 0.75)["a"].item() == 3
+    new, first, head = ({"a": torch.tensor([v])} for v in (10.0, 2.0, 6.0))
+    assert mix["moved"](new, first, head)["a"].item() == 14
+    kept, out = next((ROOT / "checkpoints").glob("photo-*.pt")), tmp_path / "mean.pt"
+    monkeypatch.setattr(sys, "argv", ["mix.py", "mean", str(kept), "--start", "photo", "--out", str(out)])
+    mix["main"]()
+    assert set(load_weights(out)) == set(codec_of(library.find("photo")).state_dict())
+
+
+def test_runaway_finds_and_keeps_crops(
+    tmp_path: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo.save(tmp_path / "a.png")
+    found = tmp_path / "found"
+    command = ["runaway.py", str(tmp_path / "a.png"), "--crops", "8", "--limit", "0.01", "--out", str(found)]
+    monkeypatch.setattr(sys, "argv", command)
+    runaway = runpy.run_path(str(TOOLS / "runaway.py"))
+    runaway["main"]()
+    assert "8 of 8 lie beyond 0.01" in capsys.readouterr().out
+    assert {np.asarray(Image.open(path).convert("RGB")).shape for path in found.iterdir()} == {(256, 256, 3)}
+    monkeypatch.setattr(sys, "argv", ["runaway.py", str(tmp_path / "a.png"), "--whole", "--levels", "2"])
+    runaway["main"]()
+    assert "0 of 2 lie beyond 0.95" in capsys.readouterr().out

@@ -27,13 +27,13 @@ from calotype.errors import InputError, OptionError
 from calotype.header import unpack_header
 from calotype.learn import checkpoint, config, grow, split
 from calotype.learn import data as learn_data
-from calotype.learn.config import Architecture, Config, Recipe
+from calotype.learn.config import SYNTHESIS, Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures, memory_bytes
 from calotype.learn.fit import CHECKPOINT, CONFIG, Watcher, fit, make_fabric, weights_from
 from calotype.learn.model import Codec, lambda_of
 from calotype.learn.plan import PICTURES, write
 from calotype.learn.split import Data
-from calotype.learn.train import STATE, DivergedError, Row, Training, run
+from calotype.learn.train import STATE, DivergedError, Row, Training, beyond, run
 from calotype.learn.transforms import as_shown
 from calotype.learn.watch import LOG, Log, curve
 
@@ -491,6 +491,23 @@ def test_transforms_and_their_shortcuts_may_learn_more_slowly_than_the_prior(mak
     slow = {id(p) for group in (transforms, shortcuts) for p in group["params"]}
     assert slow == {i for n, i in named.items() if n.startswith("g_")}
     assert len(adamw.param_groups) == 1
+
+
+def test_the_synthesis_may_be_trained_alone(make: Callable[..., Training]) -> None:
+    training = make(steps=4, trains=SYNTHESIS)
+    start = {name: value.clone() for name, value in training.codec.state_dict().items()}
+    _losses(training, 2)
+    moved = {name.split(".")[0] for name, value in training.codec.state_dict().items() if not value.equal(start[name])}
+    assert moved == {"g_s"}
+
+
+def test_samples_far_beyond_a_picture_are_drawn_back() -> None:
+    x_hat = torch.tensor([0.0, -0.5, 0.7, -0.8, 1.7]).reshape(1, 1, 1, 5).requires_grad_()
+    cost = beyond(x_hat)
+    cost.sum().backward()
+    assert cost.tolist() == pytest.approx([(0.1**2 + 1) / 5])
+    assert x_hat.grad is not None
+    assert x_hat.grad.flatten().sign().tolist() == [0, 0, 0, -1, 1]
 
 
 def test_a_run_goes_on_with_the_pictures_that_it_began_with(

@@ -12,6 +12,7 @@ from calotype.learn import plan
 from calotype.manifest import HALO_PX, LIMITS
 
 MSE, VISUAL = OBJECTIVES = "mse", "visual"
+ALL, SYNTHESIS = TRAINED = "all", "synthesis"
 RECIPES = Path(__file__).parent / "recipes"
 MOST_DETAIL = 30
 """As wide as readers let a tensor of 66x66 be, a tile of 64 and a ring around it (SPEC.md, section 5.2)."""
@@ -74,6 +75,7 @@ class Recipe:
         seed: Seed of weights, crops and noise.
         objective: What error is weighed against the rate: `mse`, or `visual`, a mixture that says how a picture looks;
             it trains analysis and synthesis alone, as a second head of the model that the run starts from.
+        trains: `all` parts that the objective does, or the `synthesis` alone, which the bits do not depend on.
     """
 
     steps: int = 15_000
@@ -92,6 +94,7 @@ class Recipe:
     grain: float = 0.0
     seed: int = 1
     objective: str = MSE
+    trains: str = ALL
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
 }
 _RULES = plan.Rules(
     limits=_LIMITS,
-    choices={"context_steps": (2, 4), "objective": OBJECTIVES},
+    choices={"context_steps": (2, 4), "objective": OBJECTIVES, "trains": TRAINED},
     multiples={"crop_px": 64, "y_channels": 4},
 )
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from calotype import bundle, library
 from calotype.errors import InputError, OptionError
 from calotype.learn import card, checkpoint, config
-from calotype.learn.config import VISUAL, Architecture, Config, Recipe
+from calotype.learn.config import MSE, VISUAL, Architecture, Config, Recipe
 from calotype.learn.data import Crops
 from calotype.learn.export import add_visual_head, export
 from calotype.learn.grow import origin, with_one_channel
@@ -58,17 +58,18 @@ def make_fabric(device: str, batch: int) -> Fabric:
     return fabric
 
 
-def weights_from(source: str, arch: Architecture) -> dict[str, Tensor]:
+def weights_from(source: str, arch: Architecture, objective: str = MSE) -> dict[str, Tensor]:
     """Weights of a file that ends in .pt, or of a model by name or path, from which `arch` can start.
 
-    Those of three channels start a codec of one, too.
+    Those of three channels start a codec of one, too; a head that the model has for the objective is trained on.
 
     Raises:
         InputError: If they are of no codec, or of one that cannot grow into `arch`.
         ModelError: If there is no such model, or one that cannot be trained on.
     """
     is_file = source.endswith(".pt")
-    weights = checkpoint.load_weights(Path(source)) if is_file else codec_of(library.find(source)).state_dict()
+    head = VISUAL if objective == VISUAL else None
+    weights = checkpoint.load_weights(Path(source)) if is_file else codec_of(library.find(source), head).state_dict()
     if arch.channels == 1 and _channels_of(weights) == 3:
         weights = with_one_channel(weights)
     try:
@@ -154,7 +155,7 @@ def _for_base(plan: Config, start: str | None) -> Config:
 def _begun(plan: Config, crops: Crops, fabric: Fabric, saved: Path, start: str | None) -> Training:
     """A run as its checkpoint left it, or a new one."""
     if not saved.exists():
-        weights = None if start is None else weights_from(start, plan.architecture)
+        weights = None if start is None else weights_from(start, plan.architecture, plan.recipe.objective)
         return Training(plan, crops, fabric, weights)
     state = checkpoint.load(saved, STATE)
     training = Training(plan, crops, fabric, state["codec"])
@@ -228,7 +229,8 @@ def to_bundle(folder: Path, data: Data, out: Path, start: str | None, device: to
     validation = data.judges()
     made = {"steps_trained": state["step"], "hours": round(hours(folder), 2), "hardware": hardware(device)}
     if plan.recipe.objective == VISUAL:
-        add_visual_head(library.find(start), plan.recipe, weights, made, out, validation)
+        about = {key: plan.card[key] for key in ("schedule",) if key in plan.card}
+        add_visual_head(library.find(start), plan.recipe, weights, about | made, out, validation)
     else:
         export(replace(plan, card=plan.card | made), weights, out, data.calibration(plan.recipe.seed), validation)
     written = bundle.read(out)

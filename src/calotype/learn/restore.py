@@ -29,15 +29,19 @@ from calotype.steps import channels_by_place
 Constants = dict[str, NDArray[Any]]
 
 
-def codec_of(bundle: Bundle) -> Codec:
+def codec_of(bundle: Bundle, head: str | None = None) -> Codec:
     """The codec of a bundle, ready to be used or trained on.
+
+    Args:
+        bundle: The model.
+        head: Whose transforms it gets; those of the first head, if the bundle has none of that name.
 
     Raises:
         InvalidModel: If the bundle lacks the analysis, or was not written by `calotype.learn.export`.
     """
     try:
         codec = Codec(architecture_of(bundle))
-        for graph, net in _networks(codec, bundle).items():
+        for graph, net in _networks(codec, bundle, head).items():
             _restore(net, constants_of(bundle.members[graph]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidModel(
@@ -53,8 +57,10 @@ def architecture_of(bundle: Bundle) -> Architecture:
     return Architecture(**{"detail": 0, **bundle.manifest.card["architecture"]})
 
 
-def _networks(codec: Codec, bundle: Bundle) -> dict[str, nn.Module]:
-    transforms = {"g_a.onnx": codec.g_a, "h_a.onnx": codec.h_a, bundle.manifest.heads[0].graph: codec.g_s}
+def _networks(codec: Codec, bundle: Bundle, name: str | None) -> dict[str, nn.Module]:
+    heads = bundle.manifest.heads
+    head = next((head for head in heads if head.name == name), heads[0])
+    transforms = {head.analysis: codec.g_a, "h_a.onnx": codec.h_a, head.graph: codec.g_s}
     return {**transforms, "h_s.onnx": codec.h_s, **dict(zip(bundle.manifest.step_graphs, codec.steps, strict=True))}
 
 

@@ -83,8 +83,13 @@ class Data:
             yield _as_picture(middle(picture, CALIBRATION_PX, CALIBRATION_PX))
 
     def judges(self) -> list[Picture]:
-        """What a bundle is judged by, in real files: the pictures held out, of larger ones the middle."""
-        return [_as_picture(middle(picture, JUDGED_PX, JUDGED_PX)) for picture in self.validation]
+        """What the bundle is judged by: the pictures held out."""
+        return judges(self.validation)
+
+
+def judges(pictures: Pictures) -> list[Picture]:
+    """What a bundle is judged by, in real files: pictures, of larger ones the middle."""
+    return [_as_picture(middle(picture, JUDGED_PX, JUDGED_PX)) for picture in pictures]
 
 
 def _without(paths: list[Path], others: list[Path]) -> list[Path]:

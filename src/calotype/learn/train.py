@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from calotype.errors import CalotypeError
-from calotype.learn.config import VISUAL, Config, Recipe
+from calotype.learn.config import SYNTHESIS, VISUAL, Config, Recipe
 from calotype.learn.data import Crops
 from calotype.learn.dyadic import set_exact
 from calotype.learn.grow import grown
@@ -30,6 +30,8 @@ MOST_ROLLBACKS = 8
 SLOWER = 0.5
 REPORTED_EVERY = 50
 TRANSFORMS = ("g_a.", "g_s.")
+SOUND = 0.7
+"""How far from grey samples may lie at no cost: those of pictures lie within 0.5, and what overshoots is cut off."""
 STATE = {"step", "seconds", "rollbacks", "codec", "average", "optimisers"}
 """What a checkpoint of a run holds."""
 
@@ -41,6 +43,11 @@ class DivergedError(CalotypeError):
 def mse(x: Tensor, x_hat: Tensor) -> Tensor:
     """Mean squared error of each picture of a batch, (b,)."""
     return (x_hat - x).square().mean((1, 2, 3))
+
+
+def beyond(x_hat: Tensor) -> Tensor:
+    """Mean square of how far samples lie out of `SOUND`, where a synthesis runs away; of each picture (b,)."""
+    return (x_hat.abs() - SOUND).clamp_min(0).square().mean((1, 2, 3))
 
 
 class Objective(nn.Module):
@@ -63,7 +70,7 @@ class Objective(nn.Module):
         if size_px is not None:
             shown = within(size_px, x)
             x_hat, pixels, share = torch.where(shown, x_hat, x), size_px.prod(1), shown.float().mean((1, 2, 3))
-        bpp, distortion = (coded.y_bits + coded.z_bits) / pixels, self.error(x, x_hat) / share
+        bpp, distortion = (coded.y_bits + coded.z_bits) / pixels, (self.error(x, x_hat) + beyond(coded.x_hat)) / share
         loss = (bpp + lam * 255**2 * distortion) / lam.sqrt()
         return torch.stack([loss.mean(), bpp.mean(), (mse(x, x_hat) / share).mean()])
 
@@ -96,6 +103,12 @@ def optimisers(codec: Codec, recipe: Recipe) -> list[torch.optim.Optimizer]:
     return [Muon(groups, lr=recipe.muon_rate), torch.optim.AdamW(others, lr=recipe.adamw_rate, weight_decay=0.0)]
 
 
+def _is_trained(part: str, recipe: Recipe) -> bool:
+    if recipe.trains == SYNTHESIS:
+        return part == "g_s"
+    return recipe.objective != VISUAL or part in ("g_a", "g_s")  # the prior stays that of the other head
+
+
 class Training:
     """A run that can be saved, resumed and rolled back.
 
@@ -124,12 +137,10 @@ class Training:
         else:
             growth_crops = partial(crops.first, GROWTH_CROPS)
             self.codec.load_state_dict(grown(weights, config.architecture, growth_crops))
-        visual = self.recipe.objective == VISUAL
-        if visual:  # the prior stays that of the other head
-            for part in (self.codec.h_a, self.codec.h_s, self.codec.z_prior, self.codec.steps):
-                part.requires_grad_(requires_grad=False)
+        for name, part in self.codec.named_children():
+            part.requires_grad_(_is_trained(name, self.recipe))
         bare = optimisers(self.codec, self.recipe)
-        objective = Objective(self.codec, visual_error if visual else mse)
+        objective = Objective(self.codec, visual_error if self.recipe.objective == VISUAL else mse)
         self.objective, *self.optimisers = self.fabric.setup(objective, *bare)
         self.average = copy.deepcopy(self.codec)
         self.peaks = [[group["lr"] for group in o.param_groups] for o in bare]
