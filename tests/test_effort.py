@@ -145,8 +145,8 @@ def test_what_cannot_be_restored_says_so(model: Bundle, change: str) -> None:
 def test_more_effort_costs_less(crop: Image.Image, model: Bundle, mode: str) -> None:
     image = crop.convert(mode)
     costs = [_cost(image, _at(image, model, effort), model) for effort in (2, 3, 4, 5, 7)]
-    for less, more in pairwise(costs):
-        assert more < 1.002 * less  # latents are chosen before their post-filter is fitted
+    for before, after in pairwise(costs):
+        assert after < 1.002 * before  # latents are chosen before their post-filter is fitted
     assert costs[1] < costs[0]
     assert costs[-1] < 0.99 * costs[0]
 

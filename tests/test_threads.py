@@ -7,8 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from calotype import library, runtime, threads
+import calotype
+from calotype import container, library, runtime, threads
+from calotype.decoder import parts_of, view_of
 from calotype.runtime import Runtime
 
 
@@ -47,6 +50,20 @@ def test_a_task_runs_its_networks_on_its_share(monkeypatch: pytest.MonkeyPatch) 
         for features in executor.map(networks.features, [z] * 2, [100] * 2):
             np.testing.assert_array_equal(features, alone)
     assert {threads for _, threads in networks._sessions} == {4, 2}  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize(("region", "side_by_side"), [(None, True), ((500, 0, 200, 64), False)])
+def test_what_goes_by_itself_has_all_cores(
+    photo: Image.Image, region: tuple[int, int, int, int] | None, side_by_side: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "cores", lambda: 4)
+    whole = container.unpack(calotype.encode(photo.resize((1100, 64))))
+    assert (whole.header.tile_count, whole.header.coding is None) == (2, False)
+    networks = Runtime(library.find(None))
+    list(parts_of(whole, networks, view_of(whole.header, region, None, None)))
+    used = networks._sessions  # pyright: ignore[reportPrivateUsage]
+    assert {count for graph, count in used if graph.startswith("step_")} == {2}
+    assert {count for graph, count in used if graph == "g_s.onnx"} == {2 if side_by_side else 4}
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,6 @@ def test_runaway_finds_and_keeps_crops(
     runaway["main"]()
     assert "8 of 8 lie beyond 0.01" in capsys.readouterr().out
     assert {np.asarray(Image.open(path).convert("RGB")).shape for path in found.iterdir()} == {(256, 256, 3)}
-    monkeypatch.setattr(sys, "argv", ["runaway.py", str(tmp_path / "a.png"), "--whole", "--levels", "2"])
+    monkeypatch.setattr(sys, "argv", ["runaway.py", str(tmp_path / "a.png"), "--middle", "--levels", "2"])
     runaway["main"]()
     assert "0 of 2 lie beyond 0.95" in capsys.readouterr().out

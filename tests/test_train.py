@@ -179,7 +179,8 @@ def test_when_no_picture_can_be_decoded_drawing_ends(tmp_path: Path, folder: Pat
     assert "none of 200 pictures" in said[0]
 
 
-def test_padding_is_no_part_of_the_loss() -> None:
+@pytest.mark.parametrize("brighter", [0.0, 0.5])
+def test_padding_is_no_part_of_the_loss(brighter: float) -> None:
     sizes_px = [(28, 20), (100, 40), (16, 128), (60, 128)]
     images = [np.random.default_rng(i).integers(0, 256, (*size, 1), np.uint8) for i, size in enumerate(sizes_px)]
     recipe = replace(RECIPE, crop_px=128)
@@ -189,6 +190,7 @@ def test_padding_is_no_part_of_the_loss() -> None:
     assert len({tuple(size) for size in drawn_px.tolist()}) > 1
     codec = training.codec.eval()
     with torch.no_grad():
+        codec.g_s.head.bias += brighter
         coded = codec(x, level, drawn_px)
         loss, bpp, mse = training.objective(x, level, drawn_px).tolist()
     wanted: list[tuple[float, float, float]] = []
@@ -196,10 +198,12 @@ def test_padding_is_no_part_of_the_loss() -> None:
         assert (height, width) in sizes_px
         whole, image = x[i, :, :, :width], x[i : i + 1, :, :height, :width]
         assert (whole[:, height:] == whole[:, height - 1 : height]).all()  # at the lower side, as encoders pad
-        shown = as_shown(coded.x_hat)[i : i + 1, :, :height, :width]
-        error, lam = float((shown - image).square().mean()), float(lambda_of(codec.arch, level[i]))
+        made = coded.x_hat[i : i + 1, :, :height, :width]
+        error, lam = float((as_shown(made) - image).square().mean()), float(lambda_of(codec.arch, level[i]))
+        far = float(beyond(made))
+        assert (far > 0) == (brighter > 0)
         rate = float(coded.y_bits[i] + coded.z_bits[i]) / (height * width)
-        wanted.append(((rate + lam * 255**2 * error) / lam**0.5, rate, error))
+        wanted.append(((rate + lam * 255**2 * (error + far)) / lam**0.5, rate, error))
     assert (loss, bpp, mse) == pytest.approx(tuple(np.mean(wanted, axis=0)), rel=1e-4)
 
 

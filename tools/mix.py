@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from calotype import library
-from calotype.errors import CalotypeError
+from calotype.errors import CalotypeError, InputError
 from calotype.learn import checkpoint, config
 from calotype.learn.config import VISUAL, Architecture
 from calotype.learn.data import Pictures, find_pictures
@@ -32,7 +32,7 @@ SHARE = 0.75
 
 
 def mean(runs: list[Weights], start: Weights, share: float) -> Weights:
-    """So large a share of the mean of runs, the rest of their start."""
+    """So large a share of the mean of runs, the rest of their start, which has what they have."""
     return {name: torch.lerp(v, torch.stack([run[name] for run in runs]).mean(0), share) for name, v in start.items()}
 
 
@@ -41,16 +41,29 @@ def moved(new: Weights, old_first: Weights, old_head: Weights) -> Weights:
     return {name: v + old_head[name] - old_first[name] for name, v in new.items()}
 
 
+def shapes(weights: Weights) -> dict[str, torch.Size]:
+    """What an architecture shows in."""
+    return {name: v.shape for name, v in weights.items()}
+
+
 def write_mean(args: argparse.Namespace) -> None:
     """Write the mean of runs."""
     start = weights_from(args.start, Architecture())
     runs = [checkpoint.load_weights(path) for path in args.runs]
+    for path, run in zip(args.runs, runs, strict=True):
+        if shapes(run) != shapes(start):
+            raise InputError(
+                f"{path}: of another architecture than {args.start}: only runs that did not grow have means"
+            )
     checkpoint.save(mean(runs, start, args.share), args.out)
 
 
 def write_head(args: argparse.Namespace) -> None:
     """Write a model with the head of another."""
     new, old = library.find(args.model), library.find(args.of)
+    old.manifest.head_named(VISUAL)
+    if shapes(codec_of(new).state_dict()) != shapes(codec_of(old).state_dict()):
+        raise InputError(f"{args.model} has another architecture than {args.of}: a head cannot be moved")
     weights = moved(*(codec_of(*which).state_dict() for which in ((new,), (old,), (old, VISUAL))))
     pictures = judges(Pictures(find_pictures(args.validation), 64))
     made = {"schedule": f"moved from {old.name} {old.version}"}

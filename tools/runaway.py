@@ -2,7 +2,7 @@
 
 Codes crops as a head `visual` is trained on them, half of them with their channels in another order, at low levels, and
 names those whose restored samples come to lie far beyond what pictures hold; with --out it keeps these crops as PNG, to
-be trained on (docs/training.md). With --whole it codes the middle of each picture as it is, at each of these levels.
+be trained on (docs/training.md). With --middle it codes the middle of each picture as it is, at each of these levels.
 Needs calotype[learn].
 """
 
@@ -37,11 +37,11 @@ def drawn(pictures: Pictures, count: int, levels: int, seed: int) -> Iterator[Ba
         yield f"step-{step}", x, torch.from_numpy(random.integers(0, levels, BATCH))
 
 
-def whole(pictures: Pictures, levels: int) -> Iterator[Batch]:
-    """The middle of each picture at all levels below `levels`, eight at a time."""
-    for path, x in zip(pictures.paths, as_unit(list(pictures)), strict=True):
+def middles(pictures: Pictures, levels: int) -> Iterator[Batch]:
+    """The middle of each picture, of at most 512 pixels, at all levels below `levels`, eight at a time."""
+    for number, (path, picture) in enumerate(zip(pictures.paths, pictures, strict=True)):
         for level in torch.arange(levels).split(BATCH):
-            yield path.name, x.expand(len(level), -1, -1, -1), level
+            yield f"{path.name}-{number}", as_unit([picture])[0].expand(len(level), -1, -1, -1), level
 
 
 def main() -> None:
@@ -54,12 +54,16 @@ def main() -> None:
     parser.add_argument("--levels", type=int, default=72, metavar="N", help="those below N (%(default)s)")
     parser.add_argument("--limit", type=float, default=0.95, help="samples of pictures lie within 0.5 (%(default)s)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--whole", action="store_true", help="all of each picture instead of crops")
+    parser.add_argument(
+        "--middle", action="store_true", help="the middle of each picture, of 512 pixels, instead of crops"
+    )
     parser.add_argument("--out", type=Path, help="folder for the crops that were found")
     args = parser.parse_args()
-    codec = codec_of(library.find(args.model), args.head)
-    pictures = Pictures(find_pictures(args.pictures), 64 if args.whole else CROP_PX)
-    batches = whole(pictures, args.levels) if args.whole else drawn(pictures, args.crops, args.levels, args.seed)
+    model = library.find(args.model)
+    model.manifest.head_named(args.head)
+    codec = codec_of(model, args.head)
+    pictures = Pictures(find_pictures(args.pictures), 64 if args.middle else CROP_PX)
+    batches = middles(pictures, args.levels) if args.middle else drawn(pictures, args.crops, args.levels, args.seed)
     coded = found = 0
     for name, x, level in batches:
         with torch.no_grad():

@@ -226,12 +226,12 @@ def parts_of(whole: Container, runtime: Runtime | None, view: View) -> Iterator[
     developer = _Developer(whole, runtime, view)
     windows = _windows(whole.header, view)
     needed = [_tiles_under(whole.header, developer.seen(window)) for window in windows]
-    with pool(sum(map(len, needed))) as threads:
-        yield from _in_parallel(developer, threads, windows, needed)
+    with pool(len({tile for tiles in needed for tile in tiles})) as threads, pool(1) as here:
+        yield from _in_parallel(developer, threads, threads if len(windows) > 1 else here, windows, needed)
 
 
 def _in_parallel(
-    developer: _Developer, threads: Executor, windows: list[Box], needed: list[list[int]]
+    developer: _Developer, for_tiles: Executor, for_parts: Executor, windows: list[Box], needed: list[list[int]]
 ) -> Iterator[Part]:
     last_use = {tile: i for i, tiles in enumerate(needed) for tile in tiles}
     decoded: dict[int, Future[_Tile]] = {}
@@ -239,8 +239,8 @@ def _in_parallel(
     for i, window in enumerate(windows):
         for tile in (tile for tiles in needed[i : i + LOOKAHEAD] for tile in tiles):
             if tile not in decoded:
-                decoded[tile] = threads.submit(developer.tile, tile)
-        shown.append(threads.submit(developer.part, window, [decoded[tile].result() for tile in needed[i]]))
+                decoded[tile] = for_tiles.submit(developer.tile, tile)
+        shown.append(for_parts.submit(developer.part, window, [decoded[tile].result() for tile in needed[i]]))
         for tile in needed[i]:
             if last_use[tile] == i:
                 del decoded[tile]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 MOST_TASKS = 4
-"""So many tasks at a time, for each may hold some 100 MB; their networks share the other cores."""
+"""So many tasks at a time, for each may hold some 100 MB. On twice as many cores and more, each works on several."""
 
 _most: int | None = None
 _task = threading.local()
@@ -31,11 +31,12 @@ def cores() -> int:
 
 def share() -> int:
     """The cores for one network that runs now: all of them, or what falls to the task that runs it."""
-    return getattr(_task, "share", cores())
+    count = cores()
+    return min(count, getattr(_task, "share", count))
 
 
-def _begin(share: int) -> None:
-    _task.share = share
+def _begin(count: int) -> None:
+    _task.share = count
 
 
 def workers(count: int) -> ThreadPoolExecutor:

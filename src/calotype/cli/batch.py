@@ -103,7 +103,8 @@ def _outcomes(jobs: list[Job], work: Work, threads: int) -> Iterator[tuple[Job, 
         except Exception as error:  # not even a mistake in the program ends a batch
             return error
 
-    if threads == 1:
+    threads = min(threads, len(jobs))
+    if threads <= 1:
         yield from zip(jobs, map(attempt, jobs, rivals), strict=True)
         return
     pool = workers(threads)

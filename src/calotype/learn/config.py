@@ -110,7 +110,7 @@ class Config:
     card: dict[str, Any] = field(default_factory=lambda: {"name": "mine", "version": "1", "status": "preview"})
 
 
-_MAY_BE_ZERO = {"detail", "minutes", "seed", "warmup", "dyadic_from", "fine_level", "grain"}
+_MAY_BE_ZERO = {"minutes", "warmup", "dyadic_from", "fine_level"}
 _SMALLEST = 1e-9
 _LIMITS: dict[str, tuple[float, float]] = {
     **{

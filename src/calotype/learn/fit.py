@@ -20,7 +20,7 @@ from torch import Tensor
 from calotype import bundle, library
 from calotype.errors import InputError, OptionError
 from calotype.learn import card, checkpoint, config
-from calotype.learn.config import MSE, VISUAL, Architecture, Config, Recipe
+from calotype.learn.config import MSE, SYNTHESIS, VISUAL, Architecture, Config, Recipe
 from calotype.learn.data import Crops
 from calotype.learn.export import add_visual_head, export
 from calotype.learn.grow import origin, with_one_channel
@@ -129,6 +129,8 @@ def fit(plan: Config, data: Data, folder: Path, fabric: Fabric, start: str | Non
     saved = folder / CHECKPOINT
     if plan.recipe.objective == VISUAL:
         plan = _for_base(plan, start)
+    if plan.recipe.trains == SYNTHESIS and start is None:
+        raise OptionError(f"trains {SYNTHESIS} leaves the other parts as they are: name trained ones with --from")
     if saved.exists():
         _check_same(folder, plan)
         check_pictures(data.listing, folder)

@@ -19,9 +19,9 @@ from calotype.learn.config import Architecture
 from calotype.learn.model import Codec
 
 FIT_LEVEL = 208
+"""The level at which the residual is fitted: a high one, where the loss matters."""
 RIDGE = 1e-12
 """Of the trace of a covariance, on its diagonal: grey pictures stored as RGB have none in most directions."""
-"""The level at which the residual is fitted: a high one, where the loss matters."""
 
 
 def kept_channels(old: int, new: int) -> Tensor:

@@ -66,11 +66,12 @@ class Objective(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor, size_px: Tensor | None = None) -> Tensor:
         coded, lam = self.codec(x, level, size_px), lambda_of(self.codec.arch, level)
-        x_hat, pixels, share = as_shown(coded.x_hat), x.shape[2] * x.shape[3], 1.0
+        made, pixels, share = coded.x_hat, x.shape[2] * x.shape[3], 1.0
         if size_px is not None:
             shown = within(size_px, x)
-            x_hat, pixels, share = torch.where(shown, x_hat, x), size_px.prod(1), shown.float().mean((1, 2, 3))
-        bpp, distortion = (coded.y_bits + coded.z_bits) / pixels, (self.error(x, x_hat) + beyond(coded.x_hat)) / share
+            made, pixels, share = torch.where(shown, made, x), size_px.prod(1), shown.float().mean((1, 2, 3))
+        x_hat, bpp = as_shown(made), (coded.y_bits + coded.z_bits) / pixels
+        distortion = (self.error(x, x_hat) + beyond(made)) / share
         loss = (bpp + lam * 255**2 * distortion) / lam.sqrt()
         return torch.stack([loss.mean(), bpp.mean(), (mse(x, x_hat) / share).mean()])
 

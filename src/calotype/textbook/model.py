@@ -126,7 +126,7 @@ class Model:
 
     Args:
         bundle: The model.
-        threads: Threads of a network; None for as many as there are cores.
+        threads: Threads of a network; None for as many as there are cores, or a task's share of them.
     """
 
     def __init__(self, bundle: TextbookBundle, threads: int | None = None) -> None:
