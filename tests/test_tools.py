@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import subprocess
 import sys
@@ -187,3 +188,18 @@ def test_runaway_finds_and_keeps_crops(
     monkeypatch.setattr(sys, "argv", ["runaway.py", str(tmp_path / "a.png"), "--middle", "--levels", "2"])
     runaway["main"]()
     assert "0 of 2 lie beyond 0.95" in capsys.readouterr().out
+
+
+def test_rates_compares_efforts_with_each_other_and_what_was_published(
+    tmp_path: Path, small_photo: Image.Image
+) -> None:
+    small_photo.crop((0, 0, 96, 64)).save(tmp_path / "a.png")
+    points = [{"psnr": 20 + 5 * i, "bpp": 0.1 * 2**i} for i in range(6)]
+    (tmp_path / "webp.json").write_text(json.dumps({"name": "WebP", "points": points}))
+    command = [sys.executable, str(TOOLS / "rates.py"), str(tmp_path / "a.png"), "--reference", str(tmp_path)]
+    options = ["--efforts", "1", "2", "--processes", "1"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
+    first, second = done.stdout.splitlines()
+    assert first.startswith("effort 1  WebP ")
+    assert second.startswith("effort 2  WebP ")
+    assert "%  effort 1 -" in second
