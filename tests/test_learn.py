@@ -29,7 +29,7 @@ from calotype.learn.transforms import Detail
 from calotype.pixels import Picture
 from calotype.prior import CHECKSUM_BYTES, choose, words_of
 from calotype.proof import vet
-from calotype.quantise import BITS_PER_SQUARED_STEP, rate_aware, round_to_nearest
+from calotype.quantise import BITS_PER_SQUARED_STEP, rate_aware, round_to_nearest, with_dead_zone
 from calotype.runtime import Runtime
 from calotype.steps import channels_by_place, coded_of, parts_of, step_of
 from calotype.tiling import padded
@@ -280,6 +280,14 @@ def test_what_a_step_codes_is_found_where_its_graph_leaves_it() -> None:
         alone = [p[c] for p, c in zip(places, np.split(channels_by_place(t, 8), 4), strict=True)]
         np.testing.assert_array_equal(np.concatenate(alone).ravel()[part.gathered], y.ravel()[part.elements])
         np.testing.assert_array_equal(part.elements, np.flatnonzero(step_of(4, 8, 4, 6) == t))
+
+
+def test_a_dead_zone_rounds_a_little_down(photo_model: bundle.Bundle) -> None:
+    residual = np.array([0.0, 0.54, 0.56, 1.54, 1.56, -0.54, -0.56, -40.54, -40.56], np.float32)
+    index = np.zeros(residual.shape, np.uint8)
+    symbols = with_dead_zone(residual, index, photo_model.tables)
+    assert symbols.tolist() == [0, 0, 1, 1, 2, 0, -1, -40, -41]
+    assert symbols.dtype == np.int32
 
 
 def test_training_chooses_symbols_as_an_encoder_does() -> None:

@@ -94,7 +94,7 @@ def encode(
         size: Bytes of the file, at most.
         psnr: Decibels, at least.
         lossless: Keep every sample.
-        effort: 1 (fastest) to 9 (smallest). 1 rounds, 2 chooses symbols by rate and distortion, 3 also
+        effort: 1 (fastest) to 9 (smallest). 1 rounds a little down, 2 chooses symbols by rate and distortion, 3 also
             fits a filter to be run after synthesis, 4 and 5 (and 6, which equals 5) correct the latents by what
             decoding would lose, 7, 8 and 9 refine them by 50, 150 and 500 steps of gradient descent and need the extra
             `learn`. Decoding takes a tenth longer from 3 on. Lossless pictures use efforts up to 6, models of small

@@ -17,7 +17,7 @@ from calotype.bundle import Bundle
 from calotype.errors import OptionError
 from calotype.postfilter import NO_WEIGHTS, Weights
 from calotype.prior import Chosen, choose
-from calotype.quantise import BITS_PER_SQUARED_STEP, Quantiser, rate_aware, round_to_nearest
+from calotype.quantise import BITS_PER_SQUARED_STEP, Quantiser, rate_aware, round_to_nearest, with_dead_zone
 from calotype.runtime import Runtime
 from calotype.tiling import Box, Floats, Window, padded
 
@@ -117,7 +117,7 @@ class Task:
 def search(task: Task, effort: int) -> tuple[Chosen, Weights]:
     """Choices for the tile, as good as the effort allows, and the weights of its post-filter."""
     if effort <= 2 or (effort == 3 and not task.filtered):
-        return task.chosen(task.y, rate_aware if effort > 1 else round_to_nearest, task.hyper()), NO_WEIGHTS
+        return task.chosen(task.y, rate_aware if effort > 1 else with_dead_zone, task.hyper()), NO_WEIGHTS
     best = _best(_corrections(task, effort))
     if effort in ITERATIONS:
         best = _best(iter([best, *_refinements(task, best, ITERATIONS[effort])]))
