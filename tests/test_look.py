@@ -19,7 +19,7 @@ from calotype import Bundle, bundle
 from calotype.bench import metrics
 from calotype.errors import InputError, InvalidModel, OptionError
 from calotype.header import unpack_header
-from calotype.learn.config import MSE, VISUAL, Architecture, Config, Recipe
+from calotype.learn.config import MSE, SYNTHESIS, VISUAL, Architecture, Config, Recipe
 from calotype.learn.data import Crops, Pictures, find_pictures
 from calotype.learn.export import add_visual_head, export
 from calotype.learn.fit import Watcher, fit, to_bundle, weights_from
@@ -198,6 +198,8 @@ def test_a_head_has_the_sizes_of_its_model_and_stays_with_it(
     assert [head.name for head in bundle.read(tmp_path / "out.calomodel").manifest.heads] == ["psnr", "visual"]
     with pytest.raises(OptionError, match="another recipe, size or base"):
         fit(plan, data, tmp_path, fabric, str(two_heads.path), None)
+    with pytest.raises(OptionError, match=r"trains synthesis .* --from"):
+        fit(Config(SMALL, replace(RECIPE, trains=SYNTHESIS)), data, tmp_path / "other", fabric, None, None)
 
 
 @pytest.mark.parametrize(

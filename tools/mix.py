@@ -62,9 +62,10 @@ def write_head(args: argparse.Namespace) -> None:
     """Write a model with the head of another."""
     new, old = library.find(args.model), library.find(args.of)
     old.manifest.head_named(VISUAL)
-    if shapes(codec_of(new).state_dict()) != shapes(codec_of(old).state_dict()):
+    first, old_first, old_head = (codec_of(*which).state_dict() for which in ((new,), (old,), (old, VISUAL)))
+    if shapes(first) != shapes(old_first):
         raise InputError(f"{args.model} has another architecture than {args.of}: a head cannot be moved")
-    weights = moved(*(codec_of(*which).state_dict() for which in ((new,), (old,), (old, VISUAL))))
+    weights = moved(first, old_first, old_head)
     pictures = judges(Pictures(find_pictures(args.validation), 64))
     made = {"schedule": f"moved from {old.name} {old.version}"}
     add_visual_head(new, config.read(VISUAL).recipe, weights, made, args.out, pictures)

@@ -231,8 +231,7 @@ def to_bundle(folder: Path, data: Data, out: Path, start: str | None, device: to
     validation = data.judges()
     made = {"steps_trained": state["step"], "hours": round(hours(folder), 2), "hardware": hardware(device)}
     if plan.recipe.objective == VISUAL:
-        about = {key: plan.card[key] for key in ("schedule",) if key in plan.card}
-        add_visual_head(library.find(start), plan.recipe, weights, about | made, out, validation)
+        add_visual_head(library.find(start), plan.recipe, weights, made, out, validation)
     else:
         export(replace(plan, card=plan.card | made), weights, out, data.calibration(plan.recipe.seed), validation)
     written = bundle.read(out)
