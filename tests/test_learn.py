@@ -282,12 +282,28 @@ def test_what_a_step_codes_is_found_where_its_graph_leaves_it() -> None:
         np.testing.assert_array_equal(part.elements, np.flatnonzero(step_of(4, 8, 4, 6) == t))
 
 
-def test_a_dead_zone_rounds_a_little_down(photo_model: bundle.Bundle) -> None:
-    residual = np.array([0.0, 0.54, 0.56, 1.54, 1.56, -0.54, -0.56, -40.54, -40.56], np.float32)
-    index = np.zeros(residual.shape, np.uint8)
+def test_a_dead_zone_follows_the_table(photo_model: bundle.Bundle) -> None:
+    residual = np.linspace(-1.45, 1.45, 10_001).astype(np.float32)
+    zones = []
+    for table in (2, 8, 16, 40):
+        index = np.full(residual.shape, table, np.uint8)
+        symbols = with_dead_zone(residual, index, photo_model.tables)
+        np.testing.assert_array_equal(symbols, rate_aware(residual, index, photo_model.tables))
+        zones.append(np.abs(residual[symbols == 0]).max())
+    assert zones == sorted(zones, reverse=True)
+    assert zones[0] > 0.55
+    assert zones[-1] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_dead_zone_rounds_all_symbols_towards_zero(photo_model: bundle.Bundle) -> None:
+    rng = np.random.default_rng(0)
+    residual = rng.normal(0, 40, 10_000).astype(np.float32)
+    index = rng.integers(0, 64, residual.size).astype(np.uint8)
     symbols = with_dead_zone(residual, index, photo_model.tables)
-    assert symbols.tolist() == [0, 0, 1, 1, 2, 0, -1, -40, -41]
+    nearest = np.rint(residual)
     assert symbols.dtype == np.int32
+    assert np.all((symbols == nearest) | (symbols == nearest - np.sign(nearest)))
+    assert np.any(np.abs(symbols) < np.abs(nearest) - 0.5)
 
 
 def test_training_chooses_symbols_as_an_encoder_does() -> None:

@@ -15,6 +15,7 @@ from calotype.learn.config import Architecture
 from calotype.learn.dyadic import STREAM, DyadicBlock, DyadicConv, round_half_up, stream, to_grid
 from calotype.learn.parts import places
 from calotype.learn.transforms import LevelVector, shuffle
+from calotype.quantise import LEAST_SAVED_BITS
 
 SIGMA_MIN, SIGMA_MAX, SIGMA_COUNT = 0.11, 256.0, 64
 LOG_SIGMA_STEP = math.log(SIGMA_MAX / SIGMA_MIN) / (SIGMA_COUNT - 1)
@@ -87,7 +88,7 @@ class RateAware(nn.Module):
     def __init__(self, bits_per_squared_step: float) -> None:
         super().__init__()
         cost_bits = bits(torch.arange(MOST_WEIGHED + 1.0)[None], sigma_of(torch.arange(SIGMA_COUNT))[:, None])
-        shifts = cost_bits.diff().clamp_min(0) / (2 * bits_per_squared_step)
+        shifts = (cost_bits.diff() - LEAST_SAVED_BITS).clamp_min(0) / (2 * bits_per_squared_step)
         self.shifts: Tensor
         self.register_buffer("shifts", shifts, persistent=False)
 
