@@ -83,10 +83,10 @@ def test_bad_options(small_photo: Image.Image, options: dict[str, object]) -> No
 
 
 def test_effort_spends_fewer_bits(photo: Image.Image) -> None:
-    """At equal PSNR: effort 2 at a slightly higher level against effort 1."""
+    """At a PSNR that is no lower: effort 4 against effort 1."""
     plain = calotype.encode(photo, quality=50, effort=1)
     target_db = psnr_db(photo, calotype.decode(plain))
-    assert len(calotype.encode(photo, psnr=target_db, effort=2)) < len(plain)
+    assert len(calotype.encode(photo, psnr=target_db, effort=4)) < len(plain)
 
 
 @settings(max_examples=25, deadline=None)
