@@ -17,7 +17,7 @@ BITS_PER_SQUARED_STEP = 24.0
 """What a squared error of one step is worth. At high rate and with orthogonal transforms it would be 6 / ln 2 = 8.7."""
 LEAST_SAVED_BITS = 1.0
 """What a step towards zero has to save even where it adds no error to y: the analysis leaves y where bits and the
-picture's error balance, so that in the mean the picture loses by it. Both were found by what files cost."""
+picture's error balance, so that in the mean the picture loses by it. Both by what crops cost (docs/effort.md)."""
 
 
 def round_to_nearest(residual: NDArray[np.float32], index: NDArray[np.uint8], tables: Tables) -> Ints:  # noqa: ARG001
