@@ -252,6 +252,10 @@ class Model:
         self.tables = read_tables(members["tables.u32"], members["radii.u16"])
         self.z_offset = np.frombuffer(members["z_offset.i16"], "<i2").reshape(256, self.k)
         self.z_table = np.frombuffer(members["z_table.u8"], "u1").reshape(256, self.k)
+        self.z_weight = self.z_near = None
+        if "z_near.u8" in manifest["decoding"]:
+            self.z_weight = np.frombuffer(members["z_weight.i8"], "i1").reshape(2, self.k).tolist()
+            self.z_near = np.frombuffer(members["z_near.u8"], "u1").reshape(-1, 32).tolist()
         self.level_bias = np.frombuffer(members["level_bias.i16"], "<i2").reshape(256, self.p)
         self.h_s = Graph(members["h_s.onnx"])
         self.steps = [Graph(members[f"step_{t}.onnx"]) for t in range(self.n)]
@@ -266,10 +270,33 @@ class Model:
 # [3] latents
 
 
+def part_of_z(model: Model, i: int, j: int) -> int:
+    """[3.4]"""
+    return 0 if model.z_weight is None or i % 2 == j % 2 == 0 else 1 if i % 2 == j % 2 == 1 else 2
+
+
+def given_neighbours(model: Model, level: int, z: np.ndarray, place: tuple[int, int, int]) -> tuple[int, int]:
+    """[3.4]: mean and table of an element of z."""
+    c, i, j = place
+    offset, table = int(model.z_offset[level][c]), int(model.z_table[level][c])
+    part = part_of_z(model, i, j)
+    if part == 0:
+        return offset, table
+    away = [(-1, -1), (-1, 1), (1, -1), (1, 1)] if part == 1 else [(-1, 0), (0, -1), (0, 1), (1, 0)]
+    places = [(i + a, j + b) for a, b in away if 0 <= i + a < z.shape[1] and 0 <= j + b < z.shape[2]]
+    u = [int(z[c][near]) - offset for near in places]
+    mean = offset + (model.z_weight[part - 1][c] * sum(u) + 128) // 256
+    return max(-127, min(127, mean)), model.z_near[table][min(31, sum(map(abs, u)))]
+
+
 def read_z(model: Model, level: int, rans: Rans, rows: int, columns: int) -> np.ndarray:
-    index = np.broadcast_to(model.z_table[level][:, None, None], (model.k, rows, columns))
-    symbols = pop_symbols(rans, model.tables, index.ravel().tolist())
-    z = np.array(symbols).reshape(index.shape) + model.z_offset[level][:, None, None]
+    z = np.zeros((model.k, rows, columns), np.int64)
+    for part in range(1 if model.z_weight is None else 3):
+        places = [place for place in np.ndindex(z.shape) if part_of_z(model, *place[1:]) == part]
+        given = [given_neighbours(model, level, z, place) for place in places]
+        symbols = pop_symbols(rans, model.tables, [table for _, table in given])
+        for place, (mean, _), s in zip(places, given, symbols, strict=True):
+            z[place] = mean + s
     require(bool((abs(z) <= 127).all()), "z lies within -127..127")
     return z
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +16,9 @@ import calotype
 from calotype import bundle, library
 from calotype.bundle import Bundle
 from calotype.errors import InvalidModel, ModelNotFound
+from calotype.hyper import SIZES, Context
+from calotype.learn.export import with_context
+from calotype.manifest import CONTEXT
 from calotype.proof import prove
 from calotype.work import Budget, check_work
 
@@ -115,6 +119,25 @@ def test_bad_arrays(tmp_path: Path, members: dict[str, bytes], name: str) -> Non
         members[name] = raw
         with pytest.raises(InvalidModel, match=name.split(".")[0]):
             library.open_path(_written(tmp_path, members))
+
+
+def test_bad_contexts_of_z(tmp_path: Path, members: dict[str, bytes]) -> None:
+    channels, tables = json.loads(members["manifest.json"])["z_channels"], len(members["radii.u16"]) // 2
+    good = Context(np.zeros((2, channels), np.int8), np.zeros((tables, SIZES), np.uint8))
+    assert library.open_path(_written(tmp_path, with_context(members, good))).z_context is not None
+    foreign = np.full((tables, SIZES), tables, np.uint8)
+    for context in (
+        replace(good, weight=good.weight[:1]),
+        replace(good, table=good.table[1:]),
+        replace(good, table=foreign),
+    ):
+        with pytest.raises(InvalidModel, match="z_near"):
+            library.open_path(_written(tmp_path, with_context(members, context)))
+    halved = with_context(members, good)
+    decoding = json.loads(halved["manifest.json"])["decoding"]
+    _change_manifest(halved, decoding=[name for name in decoding if name != CONTEXT[0]])
+    with pytest.raises(InvalidModel, match=r"decoding must list.*z_weight"):
+        bundle.read(_written(tmp_path, halved))
 
 
 def test_arrays_out_of_range(tmp_path: Path, members: dict[str, bytes]) -> None:

@@ -17,9 +17,10 @@ from calotype.bitsback import chunk as bitsback
 from calotype.bitsback.model import Model
 from calotype.bundle import Bundle
 from calotype.codec import level_of
+from calotype.hyper import Context
 from calotype.learn.bitsback.nets import Architecture as Form
 from calotype.learn.config import Architecture
-from calotype.learn.export import family, members
+from calotype.learn.export import family, members, with_context
 from calotype.learn.model import Codec
 from calotype.prior import Latents
 from calotype.textbook import chunk as textbook
@@ -69,15 +70,21 @@ def test_fresh_files(
     _equal(data, reference, calotype.latents(data))
 
 
-def test_two_steps(photo: Image.Image, tmp_path: Path) -> None:
+@pytest.mark.parametrize("context", [False, True], ids=["one part of z", "three parts of z"])
+def test_two_steps(photo: Image.Image, rng: np.random.Generator, tmp_path: Path, *, context: bool) -> None:
     """A model of random weights, so that no number is likely."""
     torch.manual_seed(0)
     codec = Codec(TWO_STEPS)
     for p in codec.parameters():
         p.data += 0.1 * torch.randn_like(p)
+    codec.h_a.head.bias.data = 100 * torch.randn(TWO_STEPS.z_channels)
     path, card = tmp_path / "two.calomodel", {"name": "two", "version": "1", "status": "preview"}
-    bundle.write(path, members(codec.eval(), card, family())[0])
-    data = calotype.encode(photo.crop((0, 0, 90, 70)), quality=70, model=path)
+    content = members(codec.eval(), card, family())[0]
+    if context:
+        weight, table = rng.integers(-128, 128, (2, TWO_STEPS.z_channels)), rng.integers(0, 64, (64, 32))
+        content = with_context(content, Context(weight.astype(np.int8), table.astype(np.uint8)))
+    bundle.write(path, content)
+    data = calotype.encode(photo.crop((0, 0, 190, 270)), quality=70, model=path)
     _equal(data, reference_decoder.Model(path), calotype.latents(data, model=path))
 
 

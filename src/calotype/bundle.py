@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from calotype.coding import MAX_RADIUS, PRECISION_BITS, Table, Tables
 from calotype.errors import InvalidModel, ModelNotFound
 from calotype.header import MODEL_ID_BYTES
+from calotype.hyper import SIZES, Z_LIMIT, Context, HyperPrior
 from calotype.lazy import cached_property
-from calotype.manifest import LEVELS, Manifest
+from calotype.manifest import CONTEXT, LEVELS, Manifest
 from calotype.whole import write_whole
 
 SUFFIX = ".calomodel"
 FORMAT = 1
 PHOTO = "photo"
 MAX_TABLES = 256
-Z_LIMIT = 127
 QUIET = 1 << 15
 """Added to the radius of a table that is quiet."""
 MAX_MEMBERS = 64
@@ -125,9 +125,31 @@ class Bundle(ModelFile):
             raise InvalidModel(f"{self.path}: z_table.u8 names table {table.max()} of {len(self.tables.tables)}")
         return table
 
+    @cached_property
+    def z_context(self) -> Context | None:
+        """What is made of z's neighbours, by models that look at them."""
+        if not set(CONTEXT) & set(self.manifest.decoding):
+            return None
+        weight, table = (self.members[name] for name in CONTEXT)
+        channels, tables = self.manifest.z_channels, len(self.tables.tables)
+        if len(weight) != 2 * channels or len(table) != tables * SIZES:
+            raise InvalidModel(
+                f"{self.path}: {' and '.join(CONTEXT)} have {len(weight)} and {len(table)} bytes, "
+                f"not 2 x {channels} and {tables} x {SIZES}"
+            )
+        if max(table) >= tables:
+            raise InvalidModel(f"{self.path}: {CONTEXT[1]} names table {max(table)} of {tables}")
+        return Context(
+            np.frombuffer(weight, np.int8).reshape(2, channels), np.frombuffer(table, np.uint8).reshape(tables, SIZES)
+        )
+
+    def hyper_prior(self, level: int) -> HyperPrior:
+        """The distribution of z at a level."""
+        return HyperPrior(self.z_offset[level], self.z_table[level], self.z_context)
+
     def check_arrays(self) -> None:
         """Read all arrays, so that what is wrong with them shows."""
-        _ = self.tables, self.z_offset, self.z_table, self.level_bias
+        _ = self.tables, self.z_offset, self.z_table, self.z_context, self.level_bias
 
     @cached_property
     def level_bias(self) -> NDArray[np.int16]:

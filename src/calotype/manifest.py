@@ -14,6 +14,8 @@ HALO_PX = 64
 REACHES_PX = range(0, HALO_PX + 1, 16)
 ANALYSIS = "g_a.onnx"
 ARRAYS = ("tables.u32", "radii.u16", "z_offset.i16", "z_table.u8", "level_bias.i16")
+CONTEXT = ("z_weight.i8", "z_near.u8")
+"""What models have that look at z's neighbours."""
 LIMITS = {"channels": 16, "y_channels": 1024, "z_channels": 512, "prior_channels": 1024}
 _GRAPH = re.compile(r"[a-z0-9_]+\.onnx")
 
@@ -108,7 +110,8 @@ class Manifest:
             or not all(map(_GRAPH.fullmatch, free | analyses))
         ):
             return f"{sorted(free | analyses)} are not names for heads, analyses and preview"
-        needed = {*ARRAYS, *exact, *free}
+        context = set(CONTEXT) if set(CONTEXT) & set(self.decoding) else set[str]()
+        needed = {*ARRAYS, *context, *exact, *free}
         return None if set(self.decoding) == needed else f"decoding must list just {sorted(needed)}"
 
     @property

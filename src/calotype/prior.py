@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calotype.bundle import Z_LIMIT
 from calotype.coding import SYMBOL_LIMIT, Decoder, Encoder
 from calotype.errors import DamagedFile, InexactRuntime
+from calotype.hyper import Z_LIMIT
 from calotype.quantise import Quantiser
 from calotype.runtime import Runtime
 from calotype.steps import coded_of, parts_of
@@ -40,12 +40,6 @@ class Latents:
         """CRC-32 over z as int16 and y8 as int32, little-endian."""
         z, y8 = np.ascontiguousarray(self.z, "<i2"), np.ascontiguousarray(self.y8, "<i4")
         return zlib.crc32(y8.data, zlib.crc32(z.data))
-
-
-def _z_tables(runtime: Runtime, level: int, shape: tuple[int, ...]) -> tuple[Indices, NDArray[np.int16]]:
-    bundle = runtime.bundle
-    index = np.repeat(bundle.z_table[level], shape[1] * shape[2])
-    return index, bundle.z_offset[level][:, None, None]
 
 
 @dataclass(frozen=True)
@@ -81,11 +75,7 @@ def choose(
     """
     tables = runtime.bundle.tables
     z = runtime.hyper_analyse(y) if z is None else z
-    z_hat = np.clip(np.rint(z), -Z_LIMIT, Z_LIMIT).astype(np.int16)
-    z_index, z_offset = _z_tables(runtime, level, z_hat.shape)
-    z_symbols, skips = tables.quietened((z_hat - z_offset).astype(np.int32).ravel(), z_index)
-    z_hat = (z_symbols.reshape(z_hat.shape) + z_offset).astype(np.int16)
-    parts = [(z_symbols, z_index)]
+    z_hat, parts, skips = _choose_z(runtime, z, level)
     features = runtime.features(z_hat, level)
     y8 = np.zeros(y.shape, np.int32)
     layout = runtime.bundle.manifest.steps, *y.shape
@@ -101,6 +91,23 @@ def choose(
         y8.ravel()[part.elements] = values
         parts.append((symbols, chosen))
     return Chosen(Latents(z_hat, y8), parts, skips)
+
+
+def _choose_z(
+    runtime: Runtime, z: NDArray[np.float32], level: int
+) -> tuple[NDArray[np.int16], list[tuple[Ints, Indices]], bool]:
+    """Z as it is coded, the symbols and tables of its parts, and whether all under quiet tables are 0."""
+    prior, tables = runtime.bundle.hyper_prior(level), runtime.bundle.tables
+    z_hat = np.clip(np.rint(z), -Z_LIMIT, Z_LIMIT).astype(np.int32)
+    parts: list[tuple[Ints, Indices]] = []
+    skips = True
+    for t, elements in enumerate(prior.parts(z_hat.shape)):
+        mean, index = prior.of_part(t, z_hat)
+        symbols, quiet = tables.quietened(z_hat.ravel()[elements] - mean, index)
+        z_hat.ravel()[elements] = mean + symbols
+        skips &= quiet
+        parts.append((symbols, index))
+    return z_hat.astype(np.int16), parts, skips
 
 
 def words_of(runtime: Runtime, chosen: Chosen) -> bytes:
@@ -124,11 +131,7 @@ def decode_tile(runtime: Runtime, data: memoryview, level: int, size_px: tuple[i
     rows, columns = padded(size_px[0]) // 64, padded(size_px[1]) // 64
     (checksum,) = struct.unpack("<I", data[:CHECKSUM_BYTES])
     decoder = Decoder(runtime.bundle.tables, data[CHECKSUM_BYTES:])
-    z_shape = (manifest.z_channels, rows, columns)
-    z_index, z_offset = _z_tables(runtime, level, z_shape)
-    z = decoder.pop(z_index).reshape(z_shape) + z_offset
-    if np.abs(z).max() > Z_LIMIT:
-        raise DamagedFile(f"z reaches {np.abs(z).max()}, beyond {Z_LIMIT}")
+    z = _pop_z(runtime, decoder, level, (manifest.z_channels, rows, columns))
     try:
         latents = _pop_latents(runtime, decoder, level, size_px, z)
         decoder.finish()
@@ -137,6 +140,17 @@ def decode_tile(runtime: Runtime, data: memoryview, level: int, size_px: tuple[i
     if latents.checksum() != checksum:
         raise _inexact()
     return latents
+
+
+def _pop_z(runtime: Runtime, decoder: Decoder, level: int, shape: tuple[int, int, int]) -> Ints:
+    prior = runtime.bundle.hyper_prior(level)
+    z = np.zeros(shape, np.int32)
+    for t, elements in enumerate(prior.parts(shape)):
+        mean, index = prior.of_part(t, z)
+        z.ravel()[elements] = mean + decoder.pop(index)
+    if np.abs(z).max() > Z_LIMIT:
+        raise DamagedFile(f"z reaches {np.abs(z).max()}, beyond {Z_LIMIT}")
+    return z
 
 
 def _pop_latents(runtime: Runtime, decoder: Decoder, level: int, size_px: tuple[int, int], z: Ints) -> Latents:

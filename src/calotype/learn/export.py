@@ -18,11 +18,12 @@ from onnx import TensorProto
 from torch import Tensor
 
 from calotype import bundle
-from calotype.bundle import FORMAT, QUIET, Z_LIMIT, Bundle
+from calotype.bundle import FORMAT, QUIET, Bundle
 from calotype.codec import DEFAULT_EFFORT
 from calotype.encoder import PictureCoder
+from calotype.hyper import Z_LIMIT, Context
 from calotype.learn import prior
-from calotype.learn.calibrate import count_symbols, fit, quiet, to_frequencies
+from calotype.learn.calibrate import fit, fit_context, observe, quiet, to_frequencies
 from calotype.learn.config import VISUAL, Config, Recipe
 from calotype.learn.dyadic import STREAM_BITS
 from calotype.learn.graph import Graph, numpy_of
@@ -32,6 +33,7 @@ from calotype.learn.model import Codec
 from calotype.learn.prior import HyperSynthesis, StepPrior
 from calotype.learn.restore import architecture_of
 from calotype.learn.transforms import Analysis, HyperAnalysis, Synthesis
+from calotype.manifest import CONTEXT
 from calotype.pixels import EXACT_DB, Picture
 from calotype.proof import Layer, prove
 from calotype.runtime import Runtime
@@ -60,6 +62,14 @@ def table_members(family: Sequence[NDArray[np.uint32]], quiet: Sequence[bool] = 
     radii = np.array([(len(q) - 2) // 2 for q in family], "<u2")
     radii[np.flatnonzero(quiet)] |= QUIET
     return {"tables.u32": np.concatenate(family).astype("<u4").tobytes(), "radii.u16": radii.tobytes()}
+
+
+def with_context(content: dict[str, bytes], context: Context) -> dict[str, bytes]:
+    """The members of a bundle, and those that say what z's neighbours are for."""
+    card = json.loads(content["manifest.json"])
+    card["decoding"] = sorted({*card["decoding"], *CONTEXT})
+    arrays = zip(CONTEXT, (context.weight.tobytes(), context.table.tobytes()), strict=True)
+    return {**content, **dict(arrays), "manifest.json": json.dumps(card, indent=1).encode()}
 
 
 def _level_arrays(codec: Codec) -> dict[str, bytes]:
@@ -268,8 +278,10 @@ def export(
     with TemporaryDirectory() as folder:  # a bundle must exist before it can be calibrated and measured
         draft = Path(folder) / "draft.calomodel"
         bundle.write(draft, content)
-        counts = count_symbols(Runtime(bundle.read(draft)), pictures, CURVE_LEVELS)
-        content |= table_members(fit(tables, counts), quiet(counts))
+        seen = observe(Runtime(bundle.read(draft)), pictures, CURVE_LEVELS)
+        content |= table_members(fit(tables, seen.counts), quiet(seen.counts))
+        bundle.write(draft, content)
+        content = with_context(content, fit_context(seen.z, bundle.read(draft)))
         bundle.write(draft, content)
         card["curve"] = measure(Runtime(bundle.read(draft)), validation)
     content["manifest.json"] = manifest(codec, card, json.loads(content["manifest.json"])["decoding"])

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from calotype.bundle import Z_LIMIT
+from calotype.hyper import Z_LIMIT
 from calotype.learn.data import padded_to
 from calotype.learn.dyadic import DyadicBlock, round_half_up
 from calotype.learn.model import Codec

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from calotype.bundle import Z_LIMIT
+from calotype.hyper import Z_LIMIT
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import round_half_up
 from calotype.learn.parts import assembled, of_step, places

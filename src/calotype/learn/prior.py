@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from calotype.bundle import Z_LIMIT
+from calotype.hyper import Z_LIMIT
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import STREAM, DyadicBlock, DyadicConv, round_half_up, stream, to_grid
 from calotype.learn.parts import places
