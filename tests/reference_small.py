@@ -47,7 +47,7 @@ class BitsBack:
             size = int(np.prod(self.latents[layer]))
             return np.zeros(size, int), np.full(size, self.prior_scale)
         mean, index = graph(**inputs)
-        require(bool((abs(mean) <= 8184).all() and (index >= 0).all() and (index <= 63).all()), "means, indices")
+        require(bool((abs(mean) <= 8184).all() and (index >= 0).all() and (index <= 255).all()), "means, indices")
         return mean.ravel(), index.ravel()
 
     def _to_x(self, samples: np.ndarray) -> np.ndarray:

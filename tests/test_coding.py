@@ -152,8 +152,9 @@ def test_what_is_quietened(photo_model: Bundle) -> None:
 
 
 def test_reaches_the_entropy(photo_model: Bundle, rng: np.random.Generator) -> None:
-    index = np.minimum(63, rng.geometric(0.08, 100_000) - 1).astype(np.uint8)
-    sigma = 0.11 * (256 / 0.11) ** (index / 63)
+    last = len(photo_model.tables.tables) - 1
+    index = np.minimum(last, rng.geometric(5 / last, 100_000) - 1).astype(np.uint8)
+    sigma = 0.11 * (256 / 0.11) ** (index / last)
     symbols = np.rint(rng.normal(0, sigma)).astype(np.int32)
     encoder = Encoder(photo_model.tables)
     encoder.push(symbols, index)

@@ -19,6 +19,7 @@ from calotype.learn.calibrate import fit_context
 from calotype.learn.config import Architecture
 from calotype.learn.export import family, members, with_context
 from calotype.learn.model import Codec
+from calotype.learn.prior import SIGMA_COUNT
 from calotype.prior import CHECKSUM_BYTES, choose, decode_tile, words_of
 from calotype.quantise import round_to_nearest
 from calotype.runtime import Runtime
@@ -48,7 +49,7 @@ def _with(context: Context, plain: Bundle, folder: Path) -> Runtime:
 @pytest.fixture(scope="module")
 def random(plain: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Runtime:
     rng = np.random.default_rng(0)
-    weight, table = rng.integers(-128, 128, (2, K)), rng.integers(0, 64, (64, SIZES))
+    weight, table = rng.integers(-128, 128, (2, K)), rng.integers(0, SIGMA_COUNT, (SIGMA_COUNT, SIZES))
     return _with(Context(weight.astype(np.int8), table.astype(np.uint8)), plain, tmp_path_factory.mktemp("random"))
 
 

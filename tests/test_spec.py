@@ -22,6 +22,7 @@ from calotype.learn.bitsback.nets import Architecture as Form
 from calotype.learn.config import Architecture
 from calotype.learn.export import family, members, with_context
 from calotype.learn.model import Codec
+from calotype.learn.prior import SIGMA_COUNT
 from calotype.prior import Latents
 from calotype.textbook import chunk as textbook
 from calotype.textbook.model import Model as TextbookModel
@@ -81,7 +82,10 @@ def test_two_steps(photo: Image.Image, rng: np.random.Generator, tmp_path: Path,
     path, card = tmp_path / "two.calomodel", {"name": "two", "version": "1", "status": "preview"}
     content = members(codec.eval(), card, family())[0]
     if context:
-        weight, table = rng.integers(-128, 128, (2, TWO_STEPS.z_channels)), rng.integers(0, 64, (64, 32))
+        weight, table = (
+            rng.integers(-128, 128, (2, TWO_STEPS.z_channels)),
+            rng.integers(0, SIGMA_COUNT, (SIGMA_COUNT, 32)),
+        )
         content = with_context(content, Context(weight.astype(np.int8), table.astype(np.uint8)))
     bundle.write(path, content)
     data = calotype.encode(photo.crop((0, 0, 190, 270)), quality=70, model=path)

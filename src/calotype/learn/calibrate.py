@@ -27,7 +27,7 @@ QUIET_SHARE, QUIET_SYMBOLS = 2.0**-16, 1 << 20
 
 ASSUMED_SQUARES = 320
 """Sums of neighbours that say nothing count as much as so many squared steps of z."""
-BITS_PER_TABLE = 1.5
+BITS_PER_TABLE = 0.75
 """What another table than the channel's own has to save, for each table in between: a few elements say little."""
 
 Counts = NDArray[np.int64]

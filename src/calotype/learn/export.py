@@ -74,7 +74,11 @@ def with_context(content: dict[str, bytes], context: Context) -> dict[str, bytes
 
 def _level_arrays(codec: Codec) -> dict[str, bytes]:
     log_sigma = codec.z_prior.log_sigma.table()
-    index = ((log_sigma - math.log(prior.SIGMA_MIN)) / prior.LOG_SIGMA_STEP).round().clamp(0, prior.SIGMA_COUNT - 1)
+    index = (
+        ((log_sigma - math.log(prior.SIGMA_MIN)) / prior.log_sigma_step(prior.SIGMA_COUNT))
+        .round()
+        .clamp(0, prior.SIGMA_COUNT - 1)
+    )
     offset = torch.floor(codec.z_prior.mean.table() + 0.5).clamp(-Z_LIMIT, Z_LIMIT)
     bias = torch.floor(codec.h_s.level.table() * 2**STREAM_BITS + 0.5).clamp(-512, 511)
     return {
@@ -190,7 +194,9 @@ def step_graph(net: StepPrior, t: int, steps: int) -> bytes:
     order, sides = None, ("h", "w")
     if steps == 4:
         r, order, sides = g.op("SpaceToDepth", r, blocksize=2), channels_by_place(t, m), ("h2", "w2")
-    mean, index = (g.dyadic(r, net.head, prior.MEAN_BITS, half, order) for half in (0, 1))
+    mean, index = (
+        g.dyadic(r, net.head, bits, half, order) for half, bits in enumerate((prior.MEAN_BITS, prior.INDEX_BITS))
+    )
     mean = g.floor_clip(mean, -prior.MEAN_LIMIT, prior.MEAN_LIMIT)
     index = g.floor_clip(index, 0, prior.SIGMA_COUNT - 1)
     return g.serialise((g.rename(mean, "mean"), [1, m, *sides]), (g.rename(index, "index"), [1, m, *sides]))

@@ -17,20 +17,25 @@ from calotype.learn.parts import places
 from calotype.learn.transforms import LevelVector, shuffle
 from calotype.quantise import LEAST_SAVED_BITS
 
-SIGMA_MIN, SIGMA_MAX, SIGMA_COUNT = 0.11, 256.0, 64
-LOG_SIGMA_STEP = math.log(SIGMA_MAX / SIGMA_MIN) / (SIGMA_COUNT - 1)
+SIGMA_MIN, SIGMA_MAX, SIGMA_COUNT = 0.11, 256.0, 127
 TAIL = 2.0**-14
 LEAST_MASS = 2.0**-30
 MEAN_BITS = 3
+INDEX_BITS = 4
 MEAN_LIMIT = 1023 << MEAN_BITS
 FINE_LIMIT, COARSE_LIMIT = 511, 127
 MOST_WEIGHED = 16
-START_INDEX = 18  # a table of scale 1
+START_INDEX = 36  # a table of scale 1
+
+
+def log_sigma_step(count: int) -> float:
+    """How far the logarithms of the scales of neighbouring tables lie apart, of so many."""
+    return math.log(SIGMA_MAX / SIGMA_MIN) / (count - 1)
 
 
 def sigma_of(index: Tensor) -> Tensor:
     """The scale of a table."""
-    return SIGMA_MIN * torch.exp(index * LOG_SIGMA_STEP)
+    return SIGMA_MIN * torch.exp(index * log_sigma_step(SIGMA_COUNT))
 
 
 def _gaussian_mass(v: Tensor, sigma: Tensor) -> Tensor:
@@ -164,7 +169,7 @@ class StepPrior(nn.Module):
         self.known = DyadicConv(2 * arch.y_channels, width, MEAN_BITS, FINE_LIMIT) if sees_y else None
         self.blocks = nn.ModuleList(DyadicBlock(width) for _ in range(blocks))
         self.head = DyadicConv(width, 2 * arch.y_channels, *STREAM, gain=0.3)
-        self.head.bias.data[arch.y_channels :] = START_INDEX / 8
+        self.head.bias.data[arch.y_channels :] = START_INDEX * 2.0**-INDEX_BITS
 
     def forward(self, features: Tensor, y_known: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and table index of all elements, (b, m, h, w)."""
@@ -190,4 +195,6 @@ class StepPrior(nn.Module):
     @staticmethod
     def _on_grids(head: Tensor, axis: int = 1) -> tuple[Tensor, Tensor]:
         mean, index = head.chunk(2, axis)
-        return to_grid(mean, MEAN_BITS, -MEAN_LIMIT, MEAN_LIMIT), to_grid(index * 8, 0, 0, SIGMA_COUNT - 1)
+        return to_grid(mean, MEAN_BITS, -MEAN_LIMIT, MEAN_LIMIT), to_grid(
+            index * 2.0**INDEX_BITS, 0, 0, SIGMA_COUNT - 1
+        )

@@ -22,7 +22,7 @@ from calotype.errors import InvalidModel
 from calotype.learn.config import Architecture
 from calotype.learn.dyadic import PRODUCT_LIMIT, STREAM_BITS, DyadicBlock, DyadicConv
 from calotype.learn.model import Codec
-from calotype.learn.prior import LOG_SIGMA_STEP, MEAN_BITS, SIGMA_MIN
+from calotype.learn.prior import INDEX_BITS, MEAN_BITS, SIGMA_COUNT, SIGMA_MIN, log_sigma_step
 from calotype.learn.transforms import BLOCK_SCALES, PLAIN, Block, LevelVector
 from calotype.steps import channels_by_place
 
@@ -42,7 +42,7 @@ def codec_of(bundle: Bundle, head: str | None = None) -> Codec:
     try:
         codec = Codec(architecture_of(bundle))
         for graph, net in _networks(codec, bundle, head).items():
-            _restore(net, constants_of(bundle.members[graph]))
+            _restore(net, constants_of(bundle.members[graph], _index_bits(bundle)))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidModel(
             f"{bundle.path}: weights cannot be taken from the graphs ({error!r}): only a bundle that "
@@ -64,8 +64,16 @@ def _networks(codec: Codec, bundle: Bundle, name: str | None) -> dict[str, nn.Mo
     return {**transforms, "h_s.onnx": codec.h_s, **dict(zip(bundle.manifest.step_graphs, codec.steps, strict=True))}
 
 
-def constants_of(raw: bytes) -> Constants:
-    """The constants of a graph by name; the two halves of a step's head as one, with all channels in order."""
+def _index_bits(bundle: Bundle) -> int:
+    """What graphs give table indices in: until 0.12.0 there were half as many tables for the same scales."""
+    return INDEX_BITS - round(math.log2((SIGMA_COUNT - 1) / (len(bundle.tables.tables) - 1)))
+
+
+def constants_of(raw: bytes, index_bits: int = INDEX_BITS) -> Constants:
+    """The constants of a graph by name; the two halves of a step's head as one, with all channels in order.
+
+    What each output of the head is in units of comes as `head.bits`.
+    """
     graph = onnx.load_from_string(raw).graph
     stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     by_place = any(node.op_type == "SpaceToDepth" for node in graph.node)
@@ -76,6 +84,7 @@ def constants_of(raw: bytes) -> Constants:
                 order = channels_by_place(int(graph.name.removeprefix("step_")), len(halves[0]))
                 halves = [half[np.argsort(order)] for half in halves]
             stored[f"head.{kind}"] = np.concatenate(halves)
+            stored["head.bits"] = np.repeat([MEAN_BITS, index_bits], len(halves[0]))
     return stored
 
 
@@ -109,8 +118,8 @@ def _with_idle_units(value: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
 def _restore_dyadic(layer: DyadicConv, stored: Constants, name: str, *, may_lack_units: bool) -> None:
     """Weights and bias that the layer turns into the stored integers."""
     k, scale, bias = (stored[f"{name}.{kind}"].astype(np.float64) for kind in ("weight", "scale", "bias"))
-    to_units = 2.0 ** (layer.in_bits - (MEAN_BITS if name == "head" else STREAM_BITS))
-    step, k = scale.reshape(-1, 1) * to_units, k.reshape(len(k), -1)
+    to_units = 2.0 ** (layer.in_bits - stored.get(f"{name}.bits", np.full(len(k), STREAM_BITS)))
+    step, k = scale.reshape(-1, 1) * to_units[:, None], k.reshape(len(k), -1)
     # Rounded weights may sum to a little more than those they were rounded from, and then would get a coarser step.
     excess = np.abs(k).sum(1, keepdims=True) - (1 - 1e-5) * PRODUCT_LIMIT / (layer.in_limit * step)
     shrink = (excess / np.maximum(1, (k != 0).sum(1, keepdims=True))).clip(0, 0.49)
@@ -127,7 +136,9 @@ def _restore_levels(codec: Codec, bundle: Bundle) -> None:
     """Set what is stored as integers for each level: the bias of h_s, and the prior of z."""
     _restore_knots(codec.h_s.level, bundle.level_bias * 2.0**-STREAM_BITS)
     _restore_knots(codec.z_prior.mean, bundle.z_offset)
-    _restore_knots(codec.z_prior.log_sigma, bundle.z_table * LOG_SIGMA_STEP + math.log(SIGMA_MIN))
+    _restore_knots(
+        codec.z_prior.log_sigma, bundle.z_table * log_sigma_step(len(bundle.tables.tables)) + math.log(SIGMA_MIN)
+    )
 
 
 def _restore_knots(vector: LevelVector, table: NDArray[Any]) -> None:
