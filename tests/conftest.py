@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import zlib
 from pathlib import Path
@@ -21,7 +22,11 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where tests run side by side, keep PyTorch to one thread each: two that wait for a core do so by spinning."""
+    """Let programs that tests start be interrupted, which a shell keeps from what it runs in the background.
+
+    Where tests run side by side, keep PyTorch to one thread each: two that wait for a core do so by spinning.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         os.environ["OMP_NUM_THREADS"] = "1"
 
