@@ -20,7 +20,7 @@ from calotype.errors import InvalidModel, OptionError
 from calotype.learn import prior, refine
 from calotype.learn.data import Crops
 from calotype.learn.dyadic import DyadicConv, keep_rounded
-from calotype.learn.export import family, members
+from calotype.learn.export import family, members, table_members
 from calotype.learn.model import Codec
 from calotype.learn.restore import codec_of
 from calotype.learn.start import start_as_transform
@@ -142,7 +142,9 @@ def test_a_model_with_half_as_many_tables_can_be_trained_on(
     torch.testing.assert_close(*tables, rtol=0, atol=prior.log_sigma_step(64))
 
 
-@pytest.mark.parametrize("change", ["no analysis", "no architecture", "other architecture", "foreign constants"])
+@pytest.mark.parametrize(
+    "change", ["no analysis", "no architecture", "other architecture", "foreign constants", "one table"]
+)
 def test_what_cannot_be_restored_says_so(model: Bundle, change: str) -> None:
     content, card = dict(model.members), dict(model.manifest.card)
     if change == "no analysis":
@@ -151,8 +153,10 @@ def test_what_cannot_be_restored_says_so(model: Bundle, change: str) -> None:
         del card["architecture"]
     elif change == "other architecture":
         card["architecture"] = {**card["architecture"], "width": 48}
-    else:
+    elif change == "foreign constants":
         content["g_a.onnx"] = content["h_a.onnx"]
+    else:
+        content |= table_members(family()[:1])
     with pytest.raises(InvalidModel, match=r"small.calomodel.*calotype.learn.export"):
         codec_of(replace(model, members=content, manifest=replace(model.manifest, card=card)))
 

@@ -28,6 +28,9 @@ from calotype.steps import channels_by_place
 
 Constants = dict[str, NDArray[Any]]
 
+INDEX_BITS_OF = {SIGMA_COUNT: INDEX_BITS, 64: 3}
+"""What graphs give table indices in, by the number of tables: until 0.12.0 half as many for the same scales."""
+
 
 def codec_of(bundle: Bundle, head: str | None = None) -> Codec:
     """The codec of a bundle, ready to be used or trained on.
@@ -42,7 +45,7 @@ def codec_of(bundle: Bundle, head: str | None = None) -> Codec:
     try:
         codec = Codec(architecture_of(bundle))
         for graph, net in _networks(codec, bundle, head).items():
-            _restore(net, constants_of(bundle.members[graph], _index_bits(bundle)))
+            _restore(net, constants_of(bundle.members[graph], INDEX_BITS_OF[len(bundle.tables.tables)]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidModel(
             f"{bundle.path}: weights cannot be taken from the graphs ({error!r}): only a bundle that "
@@ -62,11 +65,6 @@ def _networks(codec: Codec, bundle: Bundle, name: str | None) -> dict[str, nn.Mo
     head = next((head for head in heads if head.name == name), heads[0])
     transforms = {head.analysis: codec.g_a, "h_a.onnx": codec.h_a, head.graph: codec.g_s}
     return {**transforms, "h_s.onnx": codec.h_s, **dict(zip(bundle.manifest.step_graphs, codec.steps, strict=True))}
-
-
-def _index_bits(bundle: Bundle) -> int:
-    """What graphs give table indices in: until 0.12.0 there were half as many tables for the same scales."""
-    return INDEX_BITS - round(math.log2((SIGMA_COUNT - 1) / (len(bundle.tables.tables) - 1)))
 
 
 def constants_of(raw: bytes, index_bits: int = INDEX_BITS) -> Constants:
