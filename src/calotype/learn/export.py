@@ -78,15 +78,12 @@ def with_context(content: dict[str, bytes], context: Context) -> dict[str, bytes
 
 def _level_arrays(codec: Codec) -> dict[str, bytes]:
     log_sigma = codec.z_prior.log_sigma.table()
-    index = (
-        ((log_sigma - math.log(prior.SIGMA_MIN)) / prior.log_sigma_step(prior.SIGMA_COUNT))
-        .round()
-        .clamp(0, prior.SIGMA_COUNT - 1)
-    )
+    index = (log_sigma - math.log(prior.SIGMA_MIN)) / prior.log_sigma_step(prior.SIGMA_COUNT)
+    table = index.round().clamp(0, prior.SIGMA_COUNT - 1)
     offset = torch.floor(codec.z_prior.mean.table() + 0.5).clamp(-Z_LIMIT, Z_LIMIT)
     bias = torch.floor(codec.h_s.level.table() * 2**STREAM_BITS + 0.5).clamp(-512, 511)
     return {
-        "z_table.u8": numpy_of(index).astype("|u1").tobytes(),
+        "z_table.u8": numpy_of(table).astype("|u1").tobytes(),
         "z_offset.i16": numpy_of(offset).astype("<i2").tobytes(),
         "level_bias.i16": numpy_of(bias).astype("<i2").tobytes(),
     }

@@ -195,6 +195,5 @@ class StepPrior(nn.Module):
     @staticmethod
     def _on_grids(head: Tensor, axis: int = 1) -> tuple[Tensor, Tensor]:
         mean, index = head.chunk(2, axis)
-        return to_grid(mean, MEAN_BITS, -MEAN_LIMIT, MEAN_LIMIT), to_grid(
-            index * 2.0**INDEX_BITS, 0, 0, SIGMA_COUNT - 1
-        )
+        table = to_grid(index * 2.0**INDEX_BITS, 0, 0, SIGMA_COUNT - 1)
+        return to_grid(mean, MEAN_BITS, -MEAN_LIMIT, MEAN_LIMIT), table

@@ -82,7 +82,8 @@ def constants_of(raw: bytes, index_bits: int = INDEX_BITS) -> Constants:
                 order = channels_by_place(int(graph.name.removeprefix("step_")), len(halves[0]))
                 halves = [half[np.argsort(order)] for half in halves]
             stored[f"head.{kind}"] = np.concatenate(halves)
-            stored["head.bits"] = np.repeat([MEAN_BITS, index_bits], len(halves[0]))
+    if "head.0.bias" in stored:
+        stored["head.bits"] = np.repeat([MEAN_BITS, index_bits], len(stored["head.bias"]) // 2)
     return stored
 
 
