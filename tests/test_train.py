@@ -104,6 +104,23 @@ def test_grain_is_added_to_some_of_the_crops(folder: Path) -> None:
     assert torch.equal(again.batch(3)[0], some.batch(3)[0])
 
 
+def test_some_crops_are_larger_squares_made_smaller(tmp_path: Path) -> None:
+    stripes = Image.fromarray(np.tile(np.uint8([0, 255]), (128, 64)))
+    stripes.convert("RGB").save(tmp_path / "wide.png")
+    stripes.crop((0, 0, 128, 64)).convert("RGB").save(tmp_path / "low.png")
+    wide, low = (Pictures(find_pictures([tmp_path / name]), 64) for name in ("wide.png", "low.png"))
+
+    def faded(pictures: Pictures, share: float) -> int:
+        """How many of 64 crops have lost contrast, as stripes of one pixel do that are made narrower."""
+        x = Crops(pictures, None, replace(RECIPE, batch=64, shrunk=share)).batch(0)[0]
+        assert x.shape == (64, 3, 64, 64)
+        assert float(x.abs().max()) <= 0.5
+        return int((x.std((1, 2, 3)) < 0.4).sum())
+
+    assert faded(wide, 0.0) == faded(low, 1.0) == 0
+    assert 8 < faded(wide, 0.5) < 32 < faded(wide, 1.0)
+
+
 STREAMED = """
 import sys, torch
 from calotype.learn.config import Recipe

@@ -72,6 +72,7 @@ class Recipe:
         dyadic_from: Step from which the prior's weights are rounded.
         fine_level: From this level on, crops come from the lossless pictures half the time.
         grain: Share of the crops that get grain, as film and sensors have it and compressed pictures do not.
+        shrunk: Share of the crops that are made from a larger square, up to twice as wide, where the picture has one.
         seed: Seed of weights, crops and noise.
         objective: What error is weighed against the rate: `mse`, or `visual`, a mixture that says how a picture looks;
             it trains analysis and synthesis alone, as a second head of the model that the run starts from.
@@ -92,6 +93,7 @@ class Recipe:
     dyadic_from: int = 0
     fine_level: int = 144
     grain: float = 0.0
+    shrunk: float = 0.0
     seed: int = 1
     objective: str = MSE
     trains: str = ALL
@@ -123,6 +125,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "blocks": (1, HALO_PX // 8),
     "ema": (0, 1),
     "grain": (0, 1),
+    "shrunk": (0, 1),
     "seed": (0, 2**32 - 1),
 }
 _RULES = plan.Rules(

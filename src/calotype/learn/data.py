@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from calotype.errors import InputError
+from calotype.learn.augment import MOST_SHRUNK, shrunk_to, with_grain
 from calotype.learn.config import VISUAL, Recipe
 from calotype.learn.samples import FAILURES, Form, read, size_px
 from calotype.manifest import LEVELS
@@ -34,8 +35,6 @@ MOST_DRAWS = 200
 RECOLOURED = 0.5
 """Share of the crops whose channels get a random order where a head `visual` is trained: else it runs away on colours
 that pictures seldom have (docs/training.md)."""
-GRAIN_STEPS = 0.5, 3.5
-"""Range of the standard deviation of grain, in steps of samples of 8 bits."""
 NONE_DECODES = f"none of {MOST_DRAWS} pictures drawn to learn from could be decoded: they are damaged, or gone by now"
 
 
@@ -187,18 +186,6 @@ class Pictures(Sequence[Tensor]):
         return islice((picture for picture in drawn if picture is not None), count)
 
 
-def with_grain(part: Tensor, peak: int, random: np.random.Generator) -> Tensor:
-    """Samples (h, w, c) with noise as film and sensors make it: much of it grey, half of the time blurred over 2x2."""
-    height, width, channels = part.shape
-    grey = random.standard_normal((height, width, 1), np.float32)
-    grain = 0.8 * grey + 0.6 * random.standard_normal((height, width, channels), np.float32)
-    if random.random() < 0.5:
-        grain = (grain + np.roll(grain, 1, 0)) / 2**0.5
-        grain = (grain + np.roll(grain, 1, 1)) / 2**0.5
-    noise = torch.from_numpy(grain * (random.uniform(*GRAIN_STEPS) * peak / 255)).to(part.device)
-    return (part.float() + noise).round().clamp(0, peak).to(part.dtype)
-
-
 def _leave_interrupts(_: int) -> None:
     """Ctrl-C reaches workers, too, but it is the trainer that saves and ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -248,13 +235,22 @@ class Crops(Dataset[tuple[Tensor, int, Tensor]]):
 
     def _part(self, picture: Tensor, random: np.random.Generator) -> Tensor:
         """A part of a picture (h, w, c), as large as a crop if the picture is."""
-        size = self.recipe.crop_px
-        top, left = (int(random.integers(0, max(0, side - size) + 1)) for side in picture.shape[:2])
-        part = picture[top : top + size, left : left + size].flip([axis for axis in (0, 1) if random.random() < 0.5])
+        size, wide = self.recipe.crop_px, self._wide_px(picture, random)
+        top, left = (int(random.integers(0, max(0, side - wide) + 1)) for side in picture.shape[:2])
+        part = picture[top : top + wide, left : left + wide].flip([axis for axis in (0, 1) if random.random() < 0.5])
+        if wide > size:
+            part = shrunk_to(part, size, self.peak)
         if self.recipe.grain and random.random() < self.recipe.grain:
             part = with_grain(part, self.peak, random)
         recoloured = self.recipe.objective == VISUAL and random.random() < RECOLOURED
         return part[:, :, random.permutation(part.shape[2]).tolist()] if recoloured else part
+
+    def _wide_px(self, picture: Tensor, random: np.random.Generator) -> int:
+        """Side of the square that becomes a crop."""
+        size = self.recipe.crop_px
+        if not self.recipe.shrunk or random.random() >= self.recipe.shrunk:
+            return size
+        return max(size, min(int(size * random.uniform(1, MOST_SHRUNK)), *picture.shape[:2]))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """The crops of a step, their levels and sizes, as `batches` gives them."""
