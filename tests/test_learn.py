@@ -29,7 +29,7 @@ from calotype.learn.transforms import Detail
 from calotype.pixels import Picture
 from calotype.prior import CHECKSUM_BYTES, choose, words_of
 from calotype.proof import vet
-from calotype.quantise import BITS_PER_SQUARED_STEP, rate_aware, round_to_nearest, with_dead_zone
+from calotype.quantise import BITS_PER_SQUARED_STEP, rate_aware, round_to_nearest
 from calotype.runtime import Runtime
 from calotype.steps import channels_by_place, coded_of, parts_of, step_of
 from calotype.tiling import padded
@@ -280,30 +280,6 @@ def test_what_a_step_codes_is_found_where_its_graph_leaves_it() -> None:
         alone = [p[c] for p, c in zip(places, np.split(channels_by_place(t, 8), 4), strict=True)]
         np.testing.assert_array_equal(np.concatenate(alone).ravel()[part.gathered], y.ravel()[part.elements])
         np.testing.assert_array_equal(part.elements, np.flatnonzero(step_of(4, 8, 4, 6) == t))
-
-
-def test_a_dead_zone_follows_the_table(photo_model: bundle.Bundle) -> None:
-    residual = np.linspace(-1.45, 1.45, 10_001).astype(np.float32)
-    zones = []
-    for table in (2, 8, 16, 40):
-        index = np.full(residual.shape, table, np.uint8)
-        symbols = with_dead_zone(residual, index, photo_model.tables)
-        np.testing.assert_array_equal(symbols, rate_aware(residual, index, photo_model.tables))
-        zones.append(np.abs(residual[symbols == 0]).max())
-    assert zones == sorted(zones, reverse=True)
-    assert zones[0] > 0.55
-    assert zones[-1] == pytest.approx(0.5, abs=1e-3)
-
-
-def test_a_dead_zone_rounds_all_symbols_towards_zero(photo_model: bundle.Bundle) -> None:
-    rng = np.random.default_rng(0)
-    residual = rng.normal(0, 40, 10_000).astype(np.float32)
-    index = rng.integers(0, 64, residual.size).astype(np.uint8)
-    symbols = with_dead_zone(residual, index, photo_model.tables)
-    nearest = np.rint(residual)
-    assert symbols.dtype == np.int32
-    assert np.all((symbols == nearest) | (symbols == nearest - np.sign(nearest)))
-    assert np.any(np.abs(symbols) < np.abs(nearest) - 0.5)
 
 
 def test_training_chooses_symbols_as_an_encoder_does() -> None:

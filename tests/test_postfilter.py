@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sys
 from importlib import resources
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 import calotype
-from calotype import bundle, container, postfilter
+from calotype import bundle, container, postfilter, search
 from calotype.bundle import Bundle
 from calotype.codec import runtime_of
 from calotype.container import Container
@@ -24,9 +25,9 @@ from calotype.errors import DamagedFile, InputError
 from calotype.learn.config import Architecture
 from calotype.learn.export import family, members
 from calotype.learn.model import Codec
-from calotype.postfilter import NESTED, NO_WEIGHTS
+from calotype.postfilter import NESTED, NO_WEIGHTS, Sample
 from calotype.runtime import Runtime
-from calotype.tiling import Box
+from calotype.tiling import Box, padded
 from conftest import ROOT, psnr_db
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -111,9 +112,10 @@ def test_a_box_is_filtered_as_the_spec_says(
         st.tuples(st.just(3), st.integers(1, 40), st.integers(1, 9)),
         elements=st.floats(-0.5, 0.5, width=32),
     ),
+    st.integers(1, 4),
     st.data(),
 )
-def test_the_fit_sees_the_inputs_of_the_spec(x: np.ndarray, data: st.DataObject) -> None:
+def test_the_fit_sees_the_inputs_of_the_spec(x: np.ndarray, every: int, data: st.DataObject) -> None:
     """What modes make of the inputs that are counted is what the filter adds."""
     height, width = x.shape[1:]
     top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
@@ -121,18 +123,63 @@ def test_the_fit_sees_the_inputs_of_the_spec(x: np.ndarray, data: st.DataObject)
     weights = np.array([9, -7, 5, 3, -20], np.int8)
     kernel = np.tensordot(weights.astype(np.float32), postfilter.modes()[:5], 1)
     wanted = (reference_decoder.filtered(x, weights, MODES) - x)[(slice(None), *box.slices())]
-    for rows, inputs in postfilter.inputs_of(x, box):
-        np.testing.assert_allclose((kernel @ inputs).reshape(3, -1, box.width), wanted[:, rows], atol=1e-5)
+    seen = np.zeros(box.height, int)
+    for rows, inputs in postfilter.inputs_of(x, box, every):
+        seen[rows] += 1
+        np.testing.assert_allclose((kernel @ inputs).reshape(wanted[:, rows].shape), wanted[:, rows], atol=1e-5)
+    np.testing.assert_array_equal(np.flatnonzero(seen), np.arange(0, box.height, every))
+    assert seen.max() == 1
 
 
-def test_some_rows_tell_enough(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    x_hat, box = rng.random((3, 400, 50), np.float32) - 0.5, Box(0, 0, 400, 50)
+def test_a_box_is_seen_strip_by_strip(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, box = rng.random((3, 50, 20), np.float32) - 0.5, Box(3, 2, 41, 17)
+    for every in (1, 2, 3):
+        whole = np.concatenate([inputs for _, inputs in postfilter.inputs_of(x, box, every)], axis=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(postfilter, "_STRIP_PX", 30)
+            strips = [inputs for _, inputs in postfilter.inputs_of(x, box, every)]
+        assert len(strips) >= 3
+        np.testing.assert_array_equal(np.concatenate(strips, axis=1), whole)
+
+
+def test_some_rows_tell_enough(runtime: Runtime, rng: np.random.Generator) -> None:
+    """Also where every second row is of another kind, as the colours of a picture are that were doubled."""
+    x_hat, box = rng.random((3, 800, 30), np.float32) - 0.5, Box(0, 0, 800, 30)
+    x = x_hat.copy()
+    x[:, ::2] *= np.float32(0.9)
+    samples = [Sample(x, x_hat, box)]
+    every = postfilter.moments(runtime.products, samples, 24_000)
+    for enough_px in (12_000, 6_000, 4_000):
+        found = postfilter.moments(runtime.products, samples, 24_000, enough_px)
+        for some, all_of_it in zip(found, every, strict=True):
+            assert not np.array_equal(some, all_of_it)
+            assert np.abs(some - all_of_it).max() < 0.15 * np.abs(all_of_it).max()
+
+
+def test_parts_stand_for_the_whole(runtime: Runtime, rng: np.random.Generator) -> None:
+    """Two halves tell what the whole tells."""
+    x_hat = rng.random((3, 60, 40), np.float32) - 0.5
     x = np.float32(0.9) * x_hat
-    every = postfilter.moments(x, x_hat, box)
-    monkeypatch.setattr(postfilter, "_ENOUGH_PIXELS", 10_000)
-    for some, all_of_it in zip(postfilter.moments(x, x_hat, box), every, strict=True):
-        assert not np.array_equal(some, all_of_it)
-        assert np.abs(some - all_of_it).max() < 0.1 * np.abs(all_of_it).max()
+    halves = [Sample(x, x_hat, Box(top, 0, 30, 40)) for top in (0, 30)]
+    whole = [Sample(x, x_hat, Box(0, 0, 60, 40))]
+    found, wanted = (postfilter.moments(runtime.products, samples, 2400) for samples in (halves, whole))
+    for some, all_of_it in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(some, all_of_it, rtol=1e-4, atol=1e-4 * np.abs(all_of_it).max())
+
+
+def test_products_are_those_of_numpy_whatever_the_threads(photo_model: Bundle, rng: np.random.Generator) -> None:
+    a, b = (rng.standard_normal((rows, 3_000)).astype(np.float32) for rows in (120, 117))
+    one, two = (Runtime(photo_model, threads=threads).products(a, b) for threads in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_allclose(one, a.astype(np.float64) @ b.T, atol=1e-2)
+
+
+def test_one_elimination_solves_for_every_count(rng: np.random.Generator) -> None:
+    m = rng.standard_normal((max(NESTED), 300))
+    q, b = m @ m.T, rng.standard_normal(max(NESTED))
+    for count, found in zip(NESTED, postfilter._nested_solutions(q, b).T, strict=True):
+        np.testing.assert_allclose(found[:count], np.linalg.solve(q[:count, :count], b[:count]), rtol=1e-9, atol=1e-12)
+        assert not found[count:].any()
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "16 bits"])
@@ -150,7 +197,7 @@ def test_a_psnr_that_only_more_effort_reaches(small_photo: Image.Image) -> None:
     most = psnr_db(small_photo, calotype.decode(calotype.encode(small_photo, quality=100)))
     with pytest.raises(InputError, match="this picture reaches"):
         calotype.encode(small_photo, psnr=most + 0.02)
-    data = calotype.encode(small_photo, psnr=most + 0.02, effort=3)
+    data = calotype.encode(small_photo, psnr=most + 0.02, effort=4)
     assert psnr_db(small_photo, calotype.decode(data)) >= most + 0.02
 
 
@@ -160,10 +207,13 @@ def test_the_fit_finds_what_was_missed(runtime: Runtime, rng: np.random.Generato
     wanted = rng.integers(-9, 10, 8).astype(np.int8)
     x = rng.random(x_hat.shape, np.float32)
     x[(slice(None), *box.slices())] = runtime.postfilter(x_hat, box, wanted)
-    found = postfilter.fit(x, x_hat, box, 1e9)
+    samples, area_px = [Sample(x, x_hat, box)], box.height * box.width
+    found = postfilter.fit(runtime.products, samples, area_px, 1e9)
     np.testing.assert_allclose(found[:8], wanted, atol=1)
     assert np.abs(runtime.postfilter(x_hat, box, found) - x[(slice(None), *box.slices())]).max() < 0.1
-    assert postfilter.fit(x, x_hat, box, 0.0) is NO_WEIGHTS
+    assert postfilter.fit(runtime.products, samples, area_px, 0.0) is NO_WEIGHTS
+    dear = postfilter.fit(runtime.products, samples, area_px, 1e9, bits_a_weight=1 << 40)
+    assert dear is NO_WEIGHTS
 
 
 def test_a_filtered_file_is_nearer_to_the_picture(small_photo: Image.Image, filtered_file: bytes) -> None:
@@ -177,8 +227,37 @@ def test_a_filtered_file_is_nearer_to_the_picture(small_photo: Image.Image, filt
 
 
 @pytest.mark.parametrize("effort", [1, 2])
-def test_quick_efforts_filter_nothing(small_photo: Image.Image, effort: int) -> None:
-    assert not container.unpack(calotype.encode(small_photo, effort=effort)).postfilter
+def test_quick_efforts_filter_too(small_photo: Image.Image, effort: int) -> None:
+    data = calotype.encode(small_photo, effort=effort)
+    plain = _with(container.unpack(data), b"")
+    found, without = (psnr_db(small_photo, calotype.decode(d)) for d in (data, plain))
+    assert found > without + 0.02
+    assert not container.unpack(calotype.encode(small_photo, effort=effort, head="visual")).postfilter
+
+
+@pytest.mark.parametrize("width", [16, 288, 289, 300, 305, 768, 1024])
+def test_bands_lie_apart_in_whole_steps(width: int) -> None:
+    columns, margin_px = search._columns(width)
+    assert all(c.start % 16 == 0 for c in columns)
+    assert all(a.stop <= b.start for a, b in itertools.pairwise(columns))
+    assert columns[0].start >= 0
+    assert columns[-1].stop <= padded(width)
+    if width <= 288:
+        assert (columns, margin_px) == ([slice(0, padded(width))], 0)
+    else:
+        assert [c.stop - c.start for c in columns] == [96] * 3
+
+
+def test_bands_tell_nearly_as_much_as_the_whole(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a picture wider than they are together, and of a width and a height that are no whole steps."""
+    picture = photo.crop((10, 0, 501, 333))
+    data = calotype.encode(picture, quality=60)
+    whole = container.unpack(data)
+    without, with_bands = (psnr_db(picture, calotype.decode(d)) for d in (_with(whole, b""), data))
+    monkeypatch.setattr(search, "BANDS", 100)
+    with_all = psnr_db(picture, calotype.decode(calotype.encode(picture, quality=60)))
+    assert without + 0.02 < with_bands < with_all + 0.01
+    assert with_bands - without > 0.6 * (with_all - without)
 
 
 def test_other_heads_are_not_filtered(small_photo: Image.Image, filtered_file: bytes) -> None:

@@ -88,6 +88,7 @@ def test_explore_changes_what_is_learned(folder: Path) -> None:
 def test_the_shipped_postfilter_is_what_the_tool_makes() -> None:
     tool = runpy.run_path(str(TOOLS / "postfilter.py"))
     assert tool["graph"]() == postfilter.packaged(postfilter.GRAPH_FILE)
+    assert tool["products"]() == postfilter.packaged(postfilter.PRODUCTS_FILE)
     modes = postfilter.modes()
     numbers = np.frombuffer(tool["pack"](modes), np.int8).reshape(len(modes), -1)
     np.testing.assert_array_equal(np.ldexp(numbers[:, 1:], -numbers[:, :1].astype(int)).reshape(modes.shape), modes)
@@ -202,4 +203,4 @@ def test_rates_compares_efforts_with_each_other_and_what_was_published(
     first, second = done.stdout.splitlines()
     assert first.startswith("effort 1  WebP ")
     assert second.startswith("effort 2  WebP ")
-    assert "%  effort 1 -" in second
+    assert "%  effort 1 +0.00%" in second  # they do the same

@@ -24,6 +24,7 @@ from calotype.codec import DEFAULT_EFFORT, runtime_of
 from calotype.decoder import tile_latents
 from calotype.encoder import PictureCoder
 from calotype.learn.data import find_pictures
+from calotype.postfilter import Sample
 from calotype.tiling import Box
 
 LEVELS = (16, 80, 144, 208)
@@ -49,7 +50,8 @@ def moments(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
         assert whole.header.coding is not None
         x_hat = runtime.synthesise(tile_latents(whole, runtime, whole.header.coding)[0].y_hat, level).clip(-0.5, 0.5)
         error = float(np.square(x - x_hat, dtype=np.float64).sum())
-        out.append(tuple(m / error for m in postfilter.moments(x, x_hat, box)))
+        sample = Sample(x, x_hat, box)
+        out.append(tuple(m / error for m in postfilter.moments(runtime.products, [sample], height * width)))
     return out
 
 
@@ -141,6 +143,14 @@ def graph() -> bytes:
     return make_model(body, opset_imports=[make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
+def products() -> bytes:
+    """What postfilter.PRODUCTS_FILE computes, as an ONNX model."""
+    rows = [make_tensor_value_info(name, TensorProto.FLOAT, [f"of_{name}", "n"]) for name in ("a", "b")]
+    outputs = [make_tensor_value_info("products", TensorProto.FLOAT, ["of_a", "of_b"])]
+    body = make_graph([make_node("Gemm", ["a", "b"], ["products"], transB=1)], "products", rows, outputs)
+    return make_model(body, opset_imports=[make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
 def main() -> None:
     """Read the command line, measure, seek, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,6 +162,7 @@ def main() -> None:
         each = [m for ms in processes.map(moments, find_pictures(args.pictures)) for m in ms]
     products, cross = (torch.from_numpy(np.stack(part)) for part in zip(*each, strict=True))
     (args.out / postfilter.GRAPH_FILE).write_bytes(graph())
+    (args.out / postfilter.PRODUCTS_FILE).write_bytes(products())
     (args.out / postfilter.MODES_FILE).write_bytes(pack(sought(products, cross).numpy() * STEP))
 
 

@@ -94,11 +94,10 @@ def encode(
         size: Bytes of the file, at most.
         psnr: Decibels, at least.
         lossless: Keep every sample.
-        effort: 1 (fastest) to 9 (smallest). 1 rounds a little down, 2 chooses symbols by rate and distortion, 3 also
-            fits a filter to be run after synthesis, 4 and 5 (and 6, which equals 5) correct the latents by what
-            decoding would lose, 7, 8 and 9 refine them by 50, 150 and 500 steps of gradient descent and need the extra
-            `learn`. Decoding takes a tenth longer from 3 on. Lossless pictures use efforts up to 6, models of small
-            images one.
+        effort: 1 (fastest) to 9 (smallest). 1 and 2 choose symbols by rate and distortion and fit a filter, to be run
+            after synthesis, to parts of the picture, 3 fits it to all of it, 4 and 5 (and 6, which equals 5) correct
+            the latents by what decoding would lose, 7, 8 and 9 refine them by 50, 150 and 500 steps of gradient descent
+            and need the extra `learn`. Lossless pictures use efforts up to 6, models of small images one.
         head: What the file is made for: `psnr` (the first of a model, if not given) for fidelity to each sample,
             `visual` for how the picture looks; it then uses efforts up to 2.
         model: Name or path of a model, or the model itself; `photo` if not given.

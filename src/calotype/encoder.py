@@ -18,7 +18,7 @@ from calotype.pixels import STRIP_ROWS, Picture, Samples
 from calotype.postfilter import Weights
 from calotype.prior import Chosen, words_of
 from calotype.runtime import Runtime
-from calotype.search import Task, search
+from calotype.search import QUICK_EFFORT, Task, search
 from calotype.threads import pool
 from calotype.tiling import Box, Floats, boxes, padded
 from calotype.wire import pack_varint
@@ -34,7 +34,6 @@ SMALL_PIXELS = 128 * 128
 POOR_DB = 3.0
 """Learned coding is poor if it stays this much under what the model reaches on photographs at the same level."""
 WORTH_TIMES = 3
-QUICK_EFFORT = 2
 
 
 def _tile_px(height: int, width: int) -> int:
@@ -113,7 +112,7 @@ class PictureCoder:
         """The file at a level."""
 
         def coded(tile: Box) -> tuple[bytes, Weights]:
-            chosen, weights = self._search(tile, level)
+            chosen, weights = search(self._task(tile, level), self.effort)
             return words_of(self.runtime, chosen), weights
 
         grid = _grid(self.picture)
@@ -123,18 +122,17 @@ class PictureCoder:
         return _pack(self.picture, coding, self.alpha, tiles, postfilter.pack(weights))
 
     def chosen(self, level: int) -> Iterator[Chosen]:
-        """What is coded of each tile at a level."""
-        return (self._search(tile, level)[0] for tile in _grid(self.picture))
+        """What is coded of each tile at a level, at the lowest effort."""
+        return (self._task(tile, level).quick_choice() for tile in _grid(self.picture))
 
-    def _search(self, tile: Box, level: int) -> tuple[Chosen, Weights]:
+    def _task(self, tile: Box, level: int) -> Task:
         height, width = self.picture.samples.shape[:2]
         seen = tile.grown(HALO_PX, TILE_UNIT_PX).common(Box(0, 0, padded(height), padded(width)))
         inside = seen.common(Box(0, 0, height, width))
         x = self._unit(inside, seen)
         y = self.runtime.analyse(x, level, self.head)
         size_px, channels = (inside.height, inside.width), self.picture.channels
-        task = Task(self.runtime, x, size_px, tile.within(seen), level, y, channels)
-        return search(task, self.effort)
+        return Task(self.runtime, x, size_px, tile.within(seen), level, y, channels, self.head)
 
     def _unit(self, inside: Box, seen: Box) -> Floats:
         """A part of the picture in the model's channels, padded to `seen`."""

@@ -264,9 +264,9 @@ def as_grey(picture: Picture) -> Picture:
     return replace(picture, samples=np.ascontiguousarray(first), metadata=metadata)
 
 
-def shown(x: NDArray[Any], channels: int, axis: int = 0) -> NDArray[Any]:
+def shown(x: NDArray[Any], channels: int) -> NDArray[Any]:
     """What a model of more channels than a grey picture makes of it, as it is shown: their mean; any other as it is."""
-    return x if x.shape[axis] == channels else x.mean(axis=axis, keepdims=True)
+    return x if len(x) == channels else x.mean(axis=0, keepdims=True)
 
 
 def to_unit(samples: Samples) -> NDArray[np.float32]:

@@ -8,7 +8,9 @@ that most pictures' own are nearly made of (tools/postfilter.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
@@ -16,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calotype.errors import DamagedFile
-from calotype.pixels import shown
 from calotype.tiling import Box, Floats
 from calotype.wire import Reader
 
@@ -24,6 +25,8 @@ Weights = NDArray[np.int8]
 """How much of each mode, the first of them (n,)."""
 NO_WEIGHTS: Weights = np.zeros(0, np.int8)
 Doubles = NDArray[np.float64]
+Products = Callable[[Floats, Floats], Floats]
+"""What `Runtime.products` does."""
 
 CHANNELS = 3
 RADIUS_PX = 2
@@ -38,15 +41,43 @@ BUSY = 3 / 255
 """A mean difference to the surroundings that counts as half busy."""
 MODES_FILE = "postfilter.i8"
 GRAPH_FILE = "postfilter.onnx"
-GRAPH = f"calotype/{GRAPH_FILE}"
 """x (1, c, h, w), which goes on beyond its edges as it ends, and kernel (3 c, c, 5, 5) -> x, filtered."""
+PRODUCTS_FILE = "products.onnx"
+"""a (i, n), b (j, n) -> products (i, j), each the sum of n."""
 NESTED = (4, 8, 16, 32, 64, 96, 128)
 """How many modes a writer tries."""
 
-_STRIP_ROWS = 8
-_ENOUGH_PIXELS = 1 << 17
+ENOUGH_PX = 1 << 17
+"""So many pixels of a tile, in rows all over it, tell as much as all."""
+BITS_A_WEIGHT = 8
+CHUNK_BITS = 56.0
+"""What a file takes to say one tile's weights, without them."""
+GREY_SHARE = 0.03
+"""How much the errors of the channels of a grey picture count beside that of their mean."""
+
+_STRIP_PX = 1 << 12
 _RIDGE = 1e-3
 _LARGEST = 127
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A part of a picture that a filter is fitted to.
+
+    Attributes:
+        x: The picture there, grey (1, h, w) or not (c, h, w).
+        x_hat: What a latent stands for (c, h, w), clipped to what samples hold.
+        box: Where it counts. What is around it is seen alone.
+    """
+
+    x: Floats
+    x_hat: Floats
+    box: Box
+
+    @property
+    def missed(self) -> Floats:
+        """What each channel of x_hat lacks, in the box."""
+        return (self.x - self.x_hat)[(slice(None), *self.box.slices())]
 
 
 def packaged(name: str) -> bytes:
@@ -76,28 +107,32 @@ def _factors(x_hat: Floats) -> Floats:
     return np.stack([busy / (busy + np.float32(BUSY)), light], dtype=np.float32)
 
 
-def inputs_of(x_hat: Floats, box: Box) -> Iterator[tuple[slice, Floats]]:
-    """Rows of a box of x_hat (c, h, w), as many as tell enough, and their inputs (inputs, pixels)."""
+def inputs_of(x_hat: Floats, box: Box, every: int = 1) -> Iterator[tuple[slice, Floats]]:
+    """Every so many rows of a box of x_hat (c, h, w), some at a time, and their inputs (inputs, pixels)."""
     r, factors = RADIUS_PX, _factors(x_hat)[(slice(None), *box.slices())]
     rows, columns = (
         np.arange(start - r, stop + r).clip(0, size - 1)
         for start, stop, size in zip((box.top, box.left), (box.bottom, box.right), x_hat.shape[1:], strict=True)
     )
     around = x_hat[:, rows][:, :, columns]
-    every = -(-box.height * box.width // _ENOUGH_PIXELS)
-    for top in range(0, box.height, every * _STRIP_ROWS):
-        count = min(_STRIP_ROWS, box.height - top)
-        sums = _sums(around[:, top : top + count + 2 * r], count, box.width)
-        busy, light = factors[:, top : top + count].reshape(2, -1)
-        yield slice(top, top + count), np.concatenate([sums, sums * busy, sums * light])
+    strip = every * max(1, _STRIP_PX // box.width)
+    for top in range(0, box.height, strip):
+        some = slice(top, min(top + strip, box.height), every)
+        sums = _sums(around[:, some.start : some.stop + 2 * r], every)
+        busy, light = factors[:, some].reshape(2, -1)
+        yield some, np.concatenate([sums, sums * busy, sums * light])
 
 
-def _sums(around: Floats, rows: int, columns: int) -> Floats:
-    """The sums of opposite samples, of each pair of taps and channel."""
-    r, out = RADIUS_PX, np.empty((len(TAPS), CHANNELS, rows, columns), np.float32)
-    out[0] = around[:, r : r + rows, r : r + columns]
+def _sums(around: Floats, every: int) -> Floats:
+    """The sums of opposite samples, of each pair of taps and channel, in every so many rows."""
+    r = RADIUS_PX
+    rows, columns = (side - 2 * r for side in around.shape[1:])
+    out = np.empty((len(TAPS), CHANNELS, -(-rows // every), columns), np.float32)
+    out[0] = around[:, r : r + rows : every, r : r + columns]
     for pair, (dy, dx) in zip(out[1:], TAPS[1:], strict=True):
-        one, other = (around[:, r + s * dy : r + s * dy + rows, r + s * dx : r + s * dx + columns] for s in (1, -1))
+        one, other = (
+            around[:, r + s * dy : r + s * dy + rows : every, r + s * dx : r + s * dx + columns] for s in (1, -1)
+        )
         np.add(one, other, out=pair)
     return out.reshape(PLAIN, -1)
 
@@ -114,40 +149,90 @@ def kernel_of(weights: Weights) -> Floats:
     return kernel
 
 
-def moments(x: Floats, x_hat: Floats, box: Box) -> tuple[Doubles, Doubles]:
-    """Sums over a box, by some of its rows: of products of inputs (i, i), and of what x_hat misses with inputs (c, i).
+def moments(
+    products_of: Products, samples: Sequence[Sample], area_px: int, enough_px: int = ENOUGH_PX
+) -> tuple[Doubles, Doubles]:
+    """Sums over a tile: of products of inputs (i, i), and of what x_hat misses with inputs (c, i).
 
-    In float64, for what BLAS makes of float32 depends on its threads, and a weight would now and then round otherwise.
+    Args:
+        products_of: How products are summed. Not by numpy, whose threads, once there, hold up those of the networks.
+        samples: Parts of the tile that stand for all of it.
+        area_px: How many pixels the tile has.
+        enough_px: How many pixels to count, at most.
     """
-    missed = (x - shown(x_hat, len(x)))[(slice(None), *box.slices())]
-    products, cross, row_count = np.zeros((INPUTS, INPUTS)), np.zeros((len(x), INPUTS)), 0
-    for rows, inputs in inputs_of(x_hat, box):
-        exact = inputs.astype(np.float64)
-        products += exact @ exact.T
-        cross += missed[:, rows].reshape(len(x), -1) @ exact.T
-        row_count += rows.stop - rows.start
-    return products * (box.height / row_count), cross * (box.height / row_count)
+    every = math.ceil(sum(sample.box.height * sample.box.width for sample in samples) / enough_px)
+    every += 1 - every % 2  # of pictures whose colours were doubled, every second row is another kind
+    sums, counted_px = np.zeros((INPUTS + CHANNELS, INPUTS)), 0
+    for sample in samples:
+        missed = sample.missed
+        for rows, inputs in inputs_of(sample.x_hat, sample.box, every):
+            both = np.concatenate([inputs, missed[:, rows].reshape(CHANNELS, -1)])
+            sums += products_of(both, inputs)
+            counted_px += inputs.shape[1]
+    sums *= area_px / counted_px
+    return sums[:INPUTS], sums[INPUTS:]
 
 
-def fit(x: Floats, x_hat: Floats, box: Box, worth_bits: float) -> Weights:
+def _counted(channels: int) -> Doubles:
+    """What counts of the errors of a picture's channels, (n, c).
+
+    Of a grey picture their mean is shown. Each counts a little, too, for those that go apart are clipped alone.
+    """
+    each = np.eye(CHANNELS)
+    if channels > 1:
+        return each
+    return np.concatenate([each.mean(axis=0, keepdims=True), math.sqrt(GREY_SHARE / CHANNELS) * each])
+
+
+def _among_modes(kernels: Doubles, products: Doubles) -> Doubles:
+    """Products of modes (k, k) from those of inputs; in pieces so small that numpy starts no threads for them."""
+    flat, some = kernels.reshape(len(kernels), -1), kernels @ products
+    return (some.reshape(-1, 4, flat.shape[1]) @ flat.T).reshape(len(kernels), -1)
+
+
+def _nested_solutions(q: Doubles, b: Doubles) -> Doubles:
+    """What q, its first rows and columns alone, takes to b: a column for each of NESTED, 0 beyond its count.
+
+    One elimination serves all, and numpy starts no threads for it, as it does to solve 128 equations.
+    """
+    rows = np.column_stack([q, b])
+    for i in range(len(q)):
+        rows[i + 1 :] -= np.outer(rows[i + 1 :, i] / rows[i, i], rows[i])
+    solutions = np.where(np.arange(len(q))[:, None] < NESTED, rows[:, -1:], 0.0)
+    for i in reversed(range(len(q))):
+        solutions[i] = (solutions[i] - rows[i, i + 1 : -1] @ solutions[i + 1 :]) / rows[i, i]
+    return solutions
+
+
+def fit(
+    products_of: Products,
+    samples: Sequence[Sample],
+    area_px: int,
+    worth_bits: float,
+    *,
+    enough_px: int = ENOUGH_PX,
+    bits_a_weight: int = BITS_A_WEIGHT,
+) -> Weights:
     """The weights that lower the squared error most for their bits; none if no weights do.
 
     Args:
-        x: The picture, grey (1, h, w) or not (c, h, w).
-        x_hat: What a latent stands for (c, h, w), clipped to what samples hold.
-        box: The tile, without padding.
+        products_of: How products are summed.
+        samples: Parts of the tile that stand for all of it.
+        area_px: How many pixels the tile has.
         worth_bits: What a squared error of 1 in one sample is worth.
+        enough_px: How many pixels to count, at most.
+        bits_a_weight: What a weight has to save; more than it takes in the file where few pixels speak for many.
     """
-    products, cross = moments(x, x_hat, box)
-    kernels = shown(modes().astype(np.float64), len(x), axis=1)
-    quadratic = np.einsum("kci,ij,lcj->kl", kernels, products, kernels, optimize=True)
-    linear = np.einsum("kci,ci->k", kernels, cross)
-    best, best_bits = NO_WEIGHTS, 0.0
-    for count in NESTED:
-        q, b = quadratic[:count, :count], linear[:count]
-        exact = np.linalg.solve(q + _RIDGE * np.diag(np.diag(q)) + np.eye(count) * 1e-9, b)
-        w = np.rint(exact).clip(-_LARGEST, _LARGEST)
-        saved_bits = worth_bits * float(2 * w @ b - w @ q @ w) - 8 * count
+    products, cross = moments(products_of, samples, area_px, enough_px)
+    counted = _counted(len(samples[0].x))
+    kernels = counted @ modes()
+    quadratic = _among_modes(kernels, products)
+    linear = np.einsum("kci,ci->k", kernels, counted @ cross)
+    damped = quadratic + np.diag(_RIDGE * np.diag(quadratic) + 1e-9)
+    best, best_bits = NO_WEIGHTS, CHUNK_BITS
+    for count, exact in zip(NESTED, _nested_solutions(damped, linear).T, strict=True):
+        w, b = np.rint(exact[:count]).clip(-_LARGEST, _LARGEST), linear[:count]
+        saved_bits = worth_bits * float(2 * w @ b - w @ quadratic[:count, :count] @ w) - bits_a_weight * count
         if saved_bits > best_bits:
             best, best_bits = w.astype(np.int8), saved_bits
     return best

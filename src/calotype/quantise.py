@@ -25,15 +25,6 @@ def round_to_nearest(residual: NDArray[np.float32], index: NDArray[np.uint8], ta
     return np.rint(residual).astype(np.int32)
 
 
-def with_dead_zone(residual: NDArray[np.float32], index: NDArray[np.uint8], tables: Tables) -> Ints:
-    """Rounds, down from further up where a table has a 1 cost more: `rate_aware`, but for symbols beyond 1."""
-    every = np.arange(len(tables.tables), dtype=np.uint8)
-    zero = np.zeros(every.shape, np.int32)
-    saved_bits = tables.cost_bits(zero + 1, every) - tables.cost_bits(zero, every)
-    zone = ((saved_bits - LEAST_SAVED_BITS) / (2 * BITS_PER_SQUARED_STEP)).clip(0, 0.5)
-    return np.trunc(residual + np.copysign((0.5 - zone).take(index), residual)).astype(np.int32)
-
-
 def rate_aware(
     residual: NDArray[np.float32],
     index: NDArray[np.uint8],

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from calotype.bundle import Bundle, ModelFile
 from calotype.errors import InvalidModel
-from calotype.postfilter import GRAPH, GRAPH_FILE, RADIUS_PX, Weights, kernel_of, packaged
+from calotype.postfilter import GRAPH_FILE, PRODUCTS_FILE, RADIUS_PX, Weights, kernel_of, packaged
 from calotype.steps import Part, Places, parts_of
 from calotype.threads import share
 from calotype.tiling import Box
@@ -24,6 +24,10 @@ WAIT_US = "50"
 """How long a thread of a network looks for more work before it sleeps: waking it for each layer takes longer."""
 WAITS_SINCE = 1, 26
 """The version of onnxruntime that can be told so; threads of older ones would hold up other networks for too long."""
+
+
+_PACKAGED = "calotype/"
+"""Before the names of graphs that stand beside this file, for they are the same for all models."""
 
 
 class Networks:
@@ -147,11 +151,15 @@ class Runtime(Networks):
         _, height, width = x_hat.shape
         around = box.grown(RADIUS_PX, 1).common(Box(0, 0, height, width))
         x = np.ascontiguousarray(x_hat[(slice(None), *around.slices())])
-        x = self.run(GRAPH, x=x[None], kernel=kernel_of(weights))[0][0]
+        x = self.run(_PACKAGED + GRAPH_FILE, x=x[None], kernel=kernel_of(weights))[0][0]
         return x[(slice(None), *box.within(around).slices())]
 
+    def products(self, a: Floats, b: Floats) -> Floats:
+        """Sums (i, j) of the products of the rows of a (i, n) and b (j, n), the same for any number of threads."""
+        return self.run(_PACKAGED + PRODUCTS_FILE, a=a, b=b)[0]
+
     def _source(self, graph: str) -> bytes:
-        return packaged(GRAPH_FILE) if graph == GRAPH else super()._source(graph)
+        return packaged(graph.removeprefix(_PACKAGED)) if graph.startswith(_PACKAGED) else super()._source(graph)
 
     def preview(self, y_hat: Floats, level: int) -> Floats:
         """y_hat (m, h, w) -> thumbnail (c, h, w): the picture at 1/16."""
