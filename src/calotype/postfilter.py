@@ -48,7 +48,7 @@ NESTED = (4, 8, 16, 32, 64, 96, 128)
 """How many modes a writer tries."""
 
 ENOUGH_PX = 1 << 17
-"""So many pixels of a tile, in rows all over it, tell as much as all."""
+"""So many pixels of a tile, in rows all over it, tell nearly as much as all."""
 BITS_A_WEIGHT = 8
 CHUNK_BITS = 56.0
 """What a file takes to say one tile's weights, without them."""
